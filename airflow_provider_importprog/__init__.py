@@ -1,0 +1,118 @@
+"""Airflow provider that gates DAGs on Milvus and Zilliz Cloud import jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe the provider to Airflow: the ``apache_airflow_provider`` entry point."""
+    integration = "Milvus / Zilliz Cloud import"
+    package = __name__
+    optional_text = {"type": ["string", "null"]}
+    optional_number = {"type": ["number", "null"], "minimum": 0}
+    return {
+        "package-name": "airflow-provider-importprog",
+        "name": integration,
+        "description": "Gates DAGs on Milvus and Zilliz Cloud import jobs.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": integration,
+                "external-doc-url": "https://milvus.io/docs/import-data.md",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{package}.hooks.import_progress"],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{package}.sensors.import_progress"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{package}.triggers.import_progress"],
+            }
+        ],
+        "connection-types": [
+            {
+                "connection-type": "importprog",
+                "hook-class-name": f"{package}.hooks.import_progress.ImportProgressHook",
+                "hook-name": integration,
+                "ui-field-behaviour": {
+                    "hidden-fields": [],
+                    "relabeling": {
+                        "host": "Base URL",
+                        "login": "User name (empty for an API key)",
+                        "password": "Password or API key",
+                        "schema": "Scheme, if the URL has none",
+                    },
+                    "placeholders": {
+                        "host": "http://localhost:19530",
+                        "schema": "https",
+                        "port": "19530",
+                    },
+                },
+                "conn-fields": {
+                    "cluster_id": {
+                        "label": "Cluster ID",
+                        "description": "Zilliz Cloud cluster asked when a task names none",
+                        "schema": optional_text,
+                    },
+                    "project_id": {
+                        "label": "Project ID",
+                        "description": "Zilliz Cloud project, together with the region; v2 only",
+                        "schema": optional_text,
+                    },
+                    "region_id": {
+                        "label": "Region ID",
+                        "description": "Zilliz Cloud region, together with the project; v2 only",
+                        "schema": optional_text,
+                    },
+                    "db_name": {
+                        "label": "Database",
+                        "description": "Milvus database; v2 only",
+                        "schema": optional_text,
+                    },
+                    "api_version": {
+                        "label": "API version",
+                        "description": "auto asks v1 first and uses v2 where v1 is not served",
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["auto", "v1", "v2"],
+                            "default": "auto",
+                        },
+                    },
+                    "timeout": {
+                        "label": "Request timeout",
+                        "description": "Seconds for one request; 5 to connect and 30 to read when empty",
+                        "schema": optional_number,
+                    },
+                    "max_requests_per_second": {
+                        "label": "Requests per second",
+                        "description": "At most this many in a triggerer, all gates together; 20 when empty",
+                        "schema": optional_number,
+                    },
+                    "verify": {
+                        "label": "Verify TLS",
+                        "description": "true, false, or the path of a CA bundle",
+                        "schema": optional_text,
+                    },
+                    "cert": {
+                        "label": "Client certificate",
+                        "description": "Path of a PEM file that holds the certificate and its key",
+                        "schema": optional_text,
+                    },
+                },
+            }
+        ],
+    }

@@ -1,0 +1,175 @@
+"""The conversation with one server: which request comes next, and what the answers add up to.
+
+Each call is a generator that yields requests, takes responses, and returns its result. A hook only carries
+the one to the server and the other back, so the blocking and the asynchronous hook cannot differ::
+
+    call = api.get_import_progress("job-1")
+    response = send(next(call))
+    call.send(response)  # raises StopIteration, whose value is the ImportJob
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, TypeVar
+
+from airflow_provider_importprog.api import v1, v2
+from airflow_provider_importprog.api.errors import DialectNotServed, ImportApiError, JobUnknown, Unsupported
+from airflow_provider_importprog.api.model import ImportJob
+from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response, read
+
+log = logging.getLogger(__name__)
+
+ApiVersion = Literal["auto", "v1", "v2"]
+API_VERSIONS: tuple[ApiVersion, ...] = ("auto", "v1", "v2")
+
+T = TypeVar("T")
+#: What a hook drives: it sends each request and hands back the response.
+Call = Generator[Request, Response, T]
+
+
+class Dialect(Protocol):
+    """What a dialect's module offers: a request for each call, and a parser for its good answers."""
+
+    NAME: str
+
+    def progress_request(self, address: Address, job_id: str) -> Request: ...
+    def parse_progress(self, data: Any, job_id: str) -> ImportJob: ...
+    def list_request(self, address: Address, collection_name: str | None, page: int, page_size: int) -> Request: ...
+    def parse_list(self, data: Any) -> list[ImportJob]: ...
+    def create_request(self, address: Address, new: NewImportJob) -> Request: ...
+    def parse_create(self, data: Any) -> str: ...
+    def commit_request(self, address: Address, job_id: str) -> Request: ...
+    def abort_request(self, address: Address, job_id: str) -> Request: ...
+
+
+# In the order in which "auto" asks: v1 is the seed's API.
+_DIALECTS: tuple[Dialect, ...] = (v1, v2)
+_PAGE_SIZE = 100
+
+
+class ImportApi:
+    """The import API of one server.
+
+    :param address: which part of the deployment to ask when a call names no cluster.
+    :param version: the dialect to speak. ``auto`` asks v1 first and stays with v2 once the server has shown
+        that it serves v2 and not v1.
+    """
+
+    def __init__(self, address: Address, version: ApiVersion = "auto") -> None:
+        self._address = address
+        self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
+
+    def get_import_progress(self, job_id: str, cluster_id: str | None = None) -> Call[ImportJob]:
+        """Ask how far an import job is.
+
+        :raises JobUnknown: the server has no record of it.
+        :raises ImportApiError: any other answer that is not a good one.
+        """
+        address = self._at(cluster_id)
+
+        def ask(dialect: Dialect) -> Call[ImportJob]:
+            request = dialect.progress_request(address, job_id)
+            return dialect.parse_progress(read(request, (yield request)), job_id)
+
+        return (yield from self._speak(ask))
+
+    def list_import_jobs(
+        self, collection_name: str | None = None, cluster_id: str | None = None
+    ) -> Call[list[ImportJob]]:
+        """Ask for every import job of a cluster, page by page; the jobs come without their files.
+
+        :param collection_name: only this collection's jobs.
+        """
+        address = self._at(cluster_id)
+
+        def ask(dialect: Dialect) -> Call[list[ImportJob]]:
+            jobs: dict[str, ImportJob] = {}
+            page = 1
+            while True:
+                request = dialect.list_request(address, collection_name, page, _PAGE_SIZE)
+                found = dialect.parse_list(read(request, (yield request)))
+                known = len(jobs)
+                jobs.update((job.job_id, job) for job in found)
+                # Milvus ignores paging: it answers everything at once, and the same again for a next page.
+                if len(found) != _PAGE_SIZE or len(jobs) == known:
+                    break
+                page += 1
+            return [job for job in jobs.values() if collection_name in (None, job.collection_name)]
+
+        return (yield from self._speak(ask))
+
+    def create_import_job(self, new: NewImportJob, cluster_id: str | None = None) -> Call[str]:
+        """Submit an import job and return its id."""
+        address = self._at(cluster_id)
+
+        def ask(dialect: Dialect) -> Call[str]:
+            request = dialect.create_request(address, new)
+            return dialect.parse_create(read(request, (yield request)))
+
+        return (yield from self._speak(ask))
+
+    def commit_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
+        """Make the rows of an uncommitted import job visible."""
+        return (yield from self._end(job_id, cluster_id, lambda dialect: dialect.commit_request))
+
+    def abort_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
+        """Drop the rows of an uncommitted import job."""
+        return (yield from self._end(job_id, cluster_id, lambda dialect: dialect.abort_request))
+
+    def probe(self) -> Call[dict[str, ImportApiError | None]]:
+        """Ask each dialect for its list, one job long.
+
+        :return: by the dialect's name, None where it answered well, else what went wrong.
+        """
+        found: dict[str, ImportApiError | None] = {}
+        for dialect in self._dialects:
+            request = dialect.list_request(self._address, None, 1, 1)
+            try:
+                dialect.parse_list(read(request, (yield request)))
+                found[dialect.NAME] = None
+            except ImportApiError as error:
+                found[dialect.NAME] = error
+        return found
+
+    def _end(
+        self,
+        job_id: str,
+        cluster_id: str | None,
+        choose: Callable[[Dialect], Callable[[Address, str], Request]],
+    ) -> Call[None]:
+        address = self._at(cluster_id)
+
+        def ask(dialect: Dialect) -> Call[None]:
+            request = choose(dialect)(address, job_id)
+            read(request, (yield request))
+
+        return (yield from self._speak(ask))
+
+    def _at(self, cluster_id: str | None) -> Address:
+        return replace(self._address, cluster_id=cluster_id) if cluster_id else self._address
+
+    def _speak(self, ask: Callable[[Dialect], Call[T]]) -> Call[T]:
+        """Ask in each dialect until one is served, and stay with that one."""
+        passed: list[ImportApiError] = []
+        for dialect in self._dialects:
+            try:
+                answer = yield from ask(dialect)
+            except (DialectNotServed, Unsupported) as error:
+                passed.append(error)
+                continue
+            except JobUnknown:
+                self._settle(dialect, passed)
+                raise
+            self._settle(dialect, passed)
+            return answer
+        # A proxy in trouble may say "not found" to every path, so nothing is concluded from that.
+        raise type(passed[-1])(" ".join(str(error) for error in passed)) from passed[-1]
+
+    def _settle(self, dialect: Dialect, passed: Sequence[ImportApiError]) -> None:
+        """Stay with a dialect that was answered, where every one before it proved not to be served."""
+        if passed and all(isinstance(error, DialectNotServed) for error in passed):
+            log.info("This server does not serve the %s import API; using %s.", v1.NAME, dialect.NAME)
+            self._dialects = (dialect,)

@@ -1,0 +1,77 @@
+"""What can go wrong between a request and an import job, as exceptions.
+
+Each is a sentence about one answer. What it means for a waiting gate is decided in
+:mod:`airflow_provider_importprog.gate`, what it means for a task in
+:mod:`airflow_provider_importprog.exceptions`.
+"""
+
+from __future__ import annotations
+
+
+class ImportApiError(Exception):
+    """The import API gave no good answer."""
+
+
+class NotAuthenticated(ImportApiError):
+    """The token is missing or wrong: HTTP 401, or code 1800 or 1400."""
+
+
+class NotPermitted(ImportApiError):
+    """The token's owner may not do this: HTTP 403, or code 1401."""
+
+
+class JobUnknown(ImportApiError):
+    """The server has no record of the import job: not submitted yet, or expired."""
+
+
+class RateLimited(ImportApiError):
+    """Too many requests: HTTP 429, or code 1807 or 8.
+
+    :param retry_after: seconds the server asks to wait, or None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unreachable(ImportApiError):
+    """No answer came: no connection, a connection cut off, a time-out. Raised by the hooks."""
+
+
+class ServerDown(ImportApiError):
+    """HTTP 5xx: the server, or something before it, is down.
+
+    :param retry_after: seconds the server asks to wait, or None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Redirected(ImportApiError):
+    """HTTP 3xx. It is not followed, because the token would follow it too."""
+
+
+class UnexpectedAnswer(ImportApiError):
+    """The answer is not what the API promises."""
+
+
+class DialectNotServed(UnexpectedAnswer):
+    """The server does not know the path: it serves another dialect, or is no import API."""
+
+
+class Refused(ImportApiError):
+    """The API's own error, in its own words, where no class above says it better.
+
+    :param code: the API's error code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unsupported(ImportApiError):
+    """The dialect has no such call. Nothing was sent."""

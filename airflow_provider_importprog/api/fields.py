@@ -1,0 +1,118 @@
+"""Reads single fields out of an answer, and says which one is not what the API promises.
+
+What decides a verdict (states, times, errors, ids) is read strictly. What only informs (sizes, rows,
+percentages) is None where it makes no sense: a gate must not fail over a decoration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from dateutil.parser import isoparse
+
+from airflow_provider_importprog.api.errors import UnexpectedAnswer
+
+# The reference page of v1 shows "Unknown type" where older pages show null.
+_STANDS_FOR_NULL = {"", "null", "unknown type"}
+# Airflow sends XComs between its processes as msgpack, whose integers end here.
+_LARGEST_INTEGER = 2**63 - 1
+
+
+def mapping(value: Any, name: str) -> Mapping[str, Any]:
+    """Return a JSON object."""
+    if not isinstance(value, dict):
+        raise _unexpected(name, value, "an object")
+    return value
+
+
+def items(value: Any, name: str) -> list[Mapping[str, Any]]:
+    """Return a JSON list of objects; a missing one is empty."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _unexpected(name, value, "a list")
+    return [mapping(item, f"{name}[{index}]") for index, item in enumerate(value)]
+
+
+def text(data: Mapping[str, Any], name: str) -> str | None:
+    """Return a string that every database and log can hold, or None where it stands for null."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _unexpected(name, value, "a string")
+    if value.strip().lower() in _STANDS_FOR_NULL:
+        return None
+    # PostgreSQL takes no NUL in JSON, and UTF-8 no half of a surrogate pair.
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def required_text(data: Mapping[str, Any], name: str) -> str:
+    """Return a string that must be there."""
+    value = text(data, name)
+    if value is None:
+        raise _unexpected(name, data.get(name), "a string")
+    return value
+
+
+def identifier(data: Mapping[str, Any], name: str, expected: str | None = None) -> str:
+    """Return an id, a string or a whole number, and refuse another one than `expected`."""
+    value = data.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif value is not None:
+        value = text(data, name)
+    if value is None:
+        if expected is None:
+            raise _unexpected(name, data.get(name), "an id")
+        return expected
+    if expected is not None and value != expected:
+        raise UnexpectedAnswer(f"The answer is about {name} {value!r}, but {expected!r} was asked for.")
+    return value
+
+
+def moment(data: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time in UTC, or None where it stands for null. A time without a zone is taken for UTC."""
+    value = text(data, name)
+    if value is None:
+        return None
+    try:
+        parsed = isoparse(value)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise _unexpected(name, value, "a time in ISO 8601") from None
+
+
+def count(data: Mapping[str, Any], name: str) -> int | None:
+    """Return a whole number from 0 on, or None where there is none to make sense of."""
+    value = _finite(data.get(name))
+    return None if value is None or not 0 <= value <= _LARGEST_INTEGER else int(value)
+
+
+def percent(value: Any) -> float:
+    """Return a percentage within 0 to 100; 0 where there is none to make sense of."""
+    number = _finite(value)
+    return 0.0 if number is None else float(min(max(number, 0), 100))
+
+
+def _finite(value: Any) -> float | int | None:
+    if isinstance(value, str):
+        try:
+            value = int(value) if value.strip().isdecimal() else float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _unexpected(name: str, value: Any, promised: str) -> UnexpectedAnswer:
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = f"{shown[:80]}…"
+    return UnexpectedAnswer(f"{name!r} should be {promised} and is {shown}.")

@@ -1,0 +1,100 @@
+"""The one model that both dialects are parsed into."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+
+class ImportState(str, Enum):
+    """Where an import job, or one of its files, stands."""
+
+    PENDING = "pending"
+    IMPORTING = "importing"
+    #: Two-phase: every row is written and none is visible until somebody commits.
+    UNCOMMITTED = "uncommitted"
+    COMMITTING = "committing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Turn a dataclass's fields into plain JSON: times in ISO 8601, a state as its string."""
+    return {name: _plain_value(value) for name, value in fields}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, ImportState):
+        return value.value
+    return value
+
+
+@dataclass(frozen=True)
+class ImportFile:
+    """One entry of an import job: a file, or the set of files that makes up its columns."""
+
+    #: As the server names it; a set of files is one bracketed list, such as ``[id.npy vector.npy]``.
+    file_name: str
+    #: In bytes; None where the server does not say.
+    file_size: int | None
+    state: ImportState
+    #: In percent, 0 to 100.
+    progress: float
+    #: None where the dialect does not count rows (v1).
+    imported_rows: int | None = None
+    total_rows: int | None = None
+    #: When this file ended, with its time zone; None while it has not.
+    complete_time: datetime | None = None
+    #: None where nothing went wrong.
+    error_message: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether this file did not make it, whatever the job as a whole says."""
+        return self.state is ImportState.FAILED or self.error_message is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON."""
+        return asdict(self, dict_factory=_plain)
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """An import job as the server described it in one answer."""
+
+    job_id: str
+    collection_name: str
+    state: ImportState
+    #: In percent, 0 to 100.
+    progress: float
+    #: In bytes, all files together; None where the server does not say.
+    file_size: int | None = None
+    #: None where the dialect does not count rows (v1).
+    imported_rows: int | None = None
+    total_rows: int | None = None
+    #: When the job ended, with its time zone; None while it has not.
+    complete_time: datetime | None = None
+    #: Why the job failed; None where nothing went wrong.
+    error_message: str | None = None
+    #: Empty where the server gave none, as a list of jobs does.
+    files: tuple[ImportFile, ...] = ()
+
+    @property
+    def failed_files(self) -> tuple[ImportFile, ...]:
+        """The files that did not make it."""
+        return tuple(file for file in self.files if file.failed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON, the files as a list of dicts under ``files``."""
+        return {**self.summary(), "files": [file.to_dict() for file in self.files]}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields as plain JSON, without the files."""
+        return _plain([(name, value) for name, value in vars(self).items() if name != "files"])

@@ -1,0 +1,169 @@
+"""The v1 dialect: the seed's ``GET /v1/vector/collections/import/get``, and its siblings.
+
+Served by Zilliz Cloud's control plane, and announced as about to be deprecated. Reference:
+https://docs.zilliz.com/reference/restful/get-import-progress
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from airflow_provider_importprog.api import fields
+from airflow_provider_importprog.api.errors import Unsupported
+from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
+from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
+
+NAME = "v1"
+
+_ROOT = "/v1/vector/collections/import"
+_LIST_STATES = {
+    "ImportPending": ImportState.PENDING,
+    "ImportCompleted": ImportState.COMPLETED,
+    "ImportFailed": ImportState.FAILED,
+    "ImportFailedAndCleaned": ImportState.FAILED,
+}
+
+
+def progress_request(address: Address, job_id: str) -> Request:
+    """Ask how far an import job is."""
+    return _get(f"{_ROOT}/get", {"jobId": job_id, "clusterId": address.cluster_id}, job_id)
+
+
+def parse_progress(data: Any, job_id: str) -> ImportJob:
+    """Read the answer to :func:`progress_request`."""
+    job = fields.mapping(data, "data")
+    details = fields.items(job.get("details"), "details")
+    # Older answers name the one file on the job itself.
+    if not details and fields.text(job, "fileName") is not None:
+        details = [job]
+    scale = _percent_scale([job, *details])
+    state = _state(job)
+    return ImportJob(
+        job_id=fields.identifier(job, "jobId", expected=job_id),
+        collection_name=fields.text(job, "collectionName") or "",
+        state=state,
+        progress=_progress(job, state, scale),
+        file_size=fields.count(job, "fileSize"),
+        complete_time=fields.moment(job, "completeTime"),
+        error_message=fields.text(job, "errorMessage"),
+        files=tuple(_parse_file(detail, scale) for detail in details),
+    )
+
+
+def list_request(address: Address, collection_name: str | None, page: int, page_size: int) -> Request:
+    """Ask for one page of a cluster's import jobs; v1 cannot ask for one collection's."""
+    query = {"clusterId": address.cluster_id, "pageSize": page_size, "currentPage": page}
+    return _get(f"{_ROOT}/list", query)
+
+
+def parse_list(data: Any) -> list[ImportJob]:
+    """Read the answer to :func:`list_request`: jobs without their files."""
+    answer = fields.mapping(data, "data")
+    records = answer.get("tasks", answer.get("records"))
+    return [_parse_record(record) for record in fields.items(records, "tasks")]
+
+
+def create_request(address: Address, new: NewImportJob) -> Request:
+    """Submit one object.
+
+    :raises Unsupported: more than one object, or anything else that only v2 takes.
+    """
+    only_v2 = ("files", "volume_name", "data_paths", "session_token", "options")
+    refused = [name for name in only_v2 if getattr(new, name)]
+    urls = [url for entry in new.object_urls or () for url in entry]
+    if refused or len(urls) != 1:
+        given = ", ".join(refused) if refused else f"{len(urls)} objects"
+        raise Unsupported(
+            f"The v1 import API takes exactly one object URL, and was given {given}. "
+            "Set api_version to v2 in the connection's extra."
+        )
+    body = {
+        "clusterId": address.cluster_id,
+        "collectionName": new.collection_name,
+        "partitionName": new.partition_name,
+        "objectUrl": urls[0],
+        "accessKey": new.access_key,
+        "secretKey": new.secret_key,
+    }
+    return Request("POST", _ROOT, encode_json(body), repeatable=False)
+
+
+def parse_create(data: Any) -> str:
+    """Read the answer to :func:`create_request`: the new job's id."""
+    return fields.identifier(fields.mapping(data, "data"), "jobId")
+
+
+def commit_request(address: Address, job_id: str) -> Request:
+    """Refuse: v1 has no two-phase import."""
+    raise Unsupported(_NO_TWO_PHASE)
+
+
+def abort_request(address: Address, job_id: str) -> Request:
+    """Refuse: v1 has no two-phase import."""
+    raise Unsupported(_NO_TWO_PHASE)
+
+
+_NO_TWO_PHASE = (
+    "The v1 import API cannot commit or abort an import job. Two-phase imports need Milvus 3.0 or later and "
+    "api_version v2 in the connection's extra."
+)
+
+
+def _get(path: str, query: Mapping[str, Any], job_id: str | None = None) -> Request:
+    known = {name: value for name, value in query.items() if value is not None}
+    return Request("GET", f"{path}?{urlencode(known)}", job_id=job_id)
+
+
+def _state(entry: Mapping[str, Any]) -> ImportState:
+    """Infer the state of a job or a file, which v1 does not tell."""
+    if fields.text(entry, "errorMessage") is not None:
+        return ImportState.FAILED
+    if fields.moment(entry, "completeTime") is not None:
+        return ImportState.COMPLETED
+    # A null completeTime is still going on, whatever the percentage: only a missing key leaves it to that.
+    if "completeTime" not in entry and fields.percent(entry.get("readyPercentage")) >= 100:
+        return ImportState.COMPLETED
+    return ImportState.IMPORTING
+
+
+def _percent_scale(entries: Sequence[Mapping[str, Any]]) -> float:
+    """Return what turns this answer's percentages into 0 to 100.
+
+    The reference calls the number a percentage. A completed job or file that shows 1 proves that this server
+    counts to 1 instead.
+    """
+    shown = [fields.percent(entry.get("readyPercentage")) for entry in entries]
+    proof = any(
+        percent == 1 and _state(entry) is ImportState.COMPLETED for entry, percent in zip(entries, shown, strict=True)
+    )
+    return 100.0 if proof and max(shown) <= 1 else 1.0
+
+
+def _progress(entry: Mapping[str, Any], state: ImportState, scale: float) -> float:
+    if state is ImportState.COMPLETED:
+        return 100.0
+    return fields.percent(fields.percent(entry.get("readyPercentage")) * scale)
+
+
+def _parse_file(detail: Mapping[str, Any], scale: float) -> ImportFile:
+    state = _state(detail)
+    return ImportFile(
+        file_name=fields.text(detail, "fileName") or "",
+        file_size=fields.count(detail, "fileSize"),
+        state=state,
+        progress=_progress(detail, state, scale),
+        complete_time=fields.moment(detail, "completeTime"),
+        error_message=fields.text(detail, "errorMessage"),
+    )
+
+
+def _parse_record(record: Mapping[str, Any]) -> ImportJob:
+    state = _LIST_STATES.get(fields.text(record, "state") or "", ImportState.IMPORTING)
+    return ImportJob(
+        job_id=fields.identifier(record, "jobId"),
+        collection_name=fields.text(record, "collectionName") or "",
+        state=state,
+        progress=100.0 if state is ImportState.COMPLETED else 0.0,
+    )

@@ -1,0 +1,147 @@
+"""The v2 dialect: ``POST /v2/vectordb/jobs/import/…``.
+
+Served by Milvus 2.4 and later, and by Zilliz Cloud. References:
+https://milvus.io/api-reference/restful/v2.6.x/v2/Import%20(v2)/Describe.md and
+https://docs.zilliz.com/reference/restful/get-import-job-progress-v2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_importprog.api import fields
+from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
+from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
+
+NAME = "v2"
+
+_ROOT = "/v2/vectordb/jobs/import"
+# A state that is not listed here means that the import goes on.
+_STATES = {
+    "Pending": ImportState.PENDING,
+    "PreImporting": ImportState.IMPORTING,
+    "Importing": ImportState.IMPORTING,
+    "Uncommitted": ImportState.UNCOMMITTED,
+    "Committing": ImportState.COMMITTING,
+    "Completed": ImportState.COMPLETED,
+    "Failed": ImportState.FAILED,
+}
+
+
+def progress_request(address: Address, job_id: str) -> Request:
+    """Ask how far an import job is."""
+    return _post("describe", address, {"jobId": job_id, **_place(address)}, job_id=job_id)
+
+
+def parse_progress(data: Any, job_id: str) -> ImportJob:
+    """Read the answer to :func:`progress_request`."""
+    job = fields.mapping(data, "data")
+    return _parse_job(job, fields.identifier(job, "jobId", expected=job_id))
+
+
+def list_request(address: Address, collection_name: str | None, page: int, page_size: int) -> Request:
+    """Ask for one page of the import jobs; Milvus ignores the paging and answers them all."""
+    body = {
+        "collectionName": collection_name,
+        "dbName": address.db_name,
+        **_place(address),
+        "pageSize": page_size,
+        "currentPage": page,
+    }
+    return _post("list", address, body)
+
+
+def parse_list(data: Any) -> list[ImportJob]:
+    """Read the answer to :func:`list_request`: jobs without their files."""
+    records = fields.items(fields.mapping(data, "data").get("records"), "records")
+    return [_parse_job(record, fields.identifier(record, "jobId")) for record in records]
+
+
+def create_request(address: Address, new: NewImportJob) -> Request:
+    """Submit files, objects, or paths of a volume."""
+    body = {
+        "collectionName": new.collection_name,
+        "dbName": address.db_name,
+        "partitionName": new.partition_name,
+        "files": new.files,
+        "objectUrls": new.object_urls,
+        "volumeName": new.volume_name,
+        "dataPaths": new.data_paths,
+        "accessKey": new.access_key,
+        "secretKey": new.secret_key,
+        "token": new.session_token,
+        "options": new.options,
+        **_place(address),
+    }
+    return _post("create", address, body, repeatable=False)
+
+
+def parse_create(data: Any) -> str:
+    """Read the answer to :func:`create_request`: the new job's id."""
+    return fields.identifier(fields.mapping(data, "data"), "jobId")
+
+
+def commit_request(address: Address, job_id: str) -> Request:
+    """Make the rows of an uncommitted job visible; Milvus 3.0 and later."""
+    return _post("commit", address, {"jobId": job_id, **_place(address)}, job_id=job_id, repeatable=False)
+
+
+def abort_request(address: Address, job_id: str) -> Request:
+    """Drop the rows of an uncommitted job; Milvus 3.0 and later."""
+    return _post("abort", address, {"jobId": job_id, **_place(address)}, job_id=job_id, repeatable=False)
+
+
+def _place(address: Address) -> dict[str, str | None]:
+    """Return the keys that say where: a cluster, or a project with its region."""
+    if address.cluster_id is not None:
+        return {"clusterId": address.cluster_id}
+    return {"projectId": address.project_id, "regionId": address.region_id}
+
+
+def _post(
+    call: str,
+    address: Address,
+    body: Mapping[str, Any],
+    *,
+    job_id: str | None = None,
+    repeatable: bool = True,
+) -> Request:
+    # Role checks read the database from the header, whatever the body says.
+    headers = {} if address.db_name is None else {"DB-Name": address.db_name}
+    return Request("POST", f"{_ROOT}/{call}", encode_json(body), headers, repeatable, job_id)
+
+
+def _parse_job(job: Mapping[str, Any], job_id: str) -> ImportJob:
+    state = _STATES.get(fields.required_text(job, "state"), ImportState.IMPORTING)
+    return ImportJob(
+        job_id=job_id,
+        collection_name=fields.text(job, "collectionName") or "",
+        # The job's own state decides: it may still be importing when every file is completed.
+        state=state,
+        progress=_progress(job, state),
+        file_size=fields.count(job, "fileSize"),
+        imported_rows=fields.count(job, "importedRows"),
+        total_rows=fields.count(job, "totalRows"),
+        complete_time=fields.moment(job, "completeTime"),
+        error_message=fields.text(job, "reason"),
+        files=tuple(_parse_file(detail) for detail in fields.items(job.get("details"), "details")),
+    )
+
+
+def _parse_file(detail: Mapping[str, Any]) -> ImportFile:
+    state = _STATES.get(fields.text(detail, "state") or "", ImportState.IMPORTING)
+    return ImportFile(
+        file_name=fields.text(detail, "fileName") or "",
+        file_size=fields.count(detail, "fileSize"),
+        state=state,
+        progress=_progress(detail, state),
+        imported_rows=fields.count(detail, "importedRows"),
+        total_rows=fields.count(detail, "totalRows"),
+        complete_time=fields.moment(detail, "completeTime"),
+        error_message=fields.text(detail, "reason"),
+    )
+
+
+def _progress(entry: Mapping[str, Any], state: ImportState) -> float:
+    return 100.0 if state is ImportState.COMPLETED else fields.percent(entry.get("progress"))

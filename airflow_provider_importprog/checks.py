@@ -1,0 +1,71 @@
+"""Checks of what users pass in, shared by hooks, sensor and trigger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow_provider_importprog.exceptions import ImportSettingInvalid
+
+WAIT_FOR = ("completed", "uncommitted")
+
+
+def job_id(value: Any) -> str:
+    """Return an import job's id as a string, without white space around it.
+
+    :raises ImportSettingInvalid: there is none. A template that found no XCom renders to "None".
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and (stripped := value.strip()):
+        if stripped == "None":
+            raise ImportSettingInvalid(
+                "job_id rendered to 'None': the upstream task pushed no XCom. Check the task id in the "
+                "template, and that the task returns the job id."
+            )
+        return stripped
+    raise ImportSettingInvalid(f"job_id must be the id of an import job, not {value!r}.")
+
+
+def optional_id(value: Any, name: str) -> str | None:
+    """Return an id as a string, or None where it is missing, blank, or a template that rendered to nothing."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ImportSettingInvalid(f"{name} must be a string, not {value!r}.")
+    stripped = value.strip()
+    return None if stripped in ("", "None") else stripped
+
+
+def seconds(value: Any, name: str) -> float:
+    """Return a span of time, 0 or more, in seconds."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+        raise ImportSettingInvalid(f"{name} must be 0 or more seconds, as a number or a timedelta, not {value!r}.")
+    return float(value)
+
+
+def wait_for(value: Any) -> str:
+    """Return the state that a gate waits for."""
+    if value not in WAIT_FOR:
+        raise ImportSettingInvalid(f"wait_for must be one of {', '.join(WAIT_FOR)}, not {value!r}.")
+    return str(value)
+
+
+def entries(value: Any, name: str) -> list[list[str]] | None:
+    """Return files, URLs or paths as the API takes them, each entry a list; a plain path is an entry of one."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ImportSettingInvalid(f"{name} must be a list of paths that is not empty, not {value!r}.")
+    result = [[entry] if isinstance(entry, str) else entry for entry in value]
+    for entry in result:
+        if not isinstance(entry, (list, tuple)) or not entry:
+            raise ImportSettingInvalid(f"{name} holds {entry!r}, which is neither a path nor a list of paths.")
+        for path in entry:
+            if not isinstance(path, str) or not path.strip():
+                raise ImportSettingInvalid(f"{name} holds {path!r}, which is no path.")
+    return [list(entry) for entry in result]

@@ -1,0 +1,236 @@
+"""The Airflow connection, read and checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_importprog.api.client import API_VERSIONS, ApiVersion
+from airflow_provider_importprog.api.wire import Address
+from airflow_provider_importprog.exceptions import ImportSettingInvalid
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+log = logging.getLogger(__name__)
+
+CONN_TYPE = "importprog"
+
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 30.0
+# What Zilliz Cloud allows a user on an endpoint.
+_MAX_REQUESTS_PER_SECOND = 20.0
+# Shorter secrets would turn up by chance in what a server says.
+_SHORTEST_REDACTED = 6
+
+
+@dataclass(frozen=True)
+class ImportConnection:
+    """Where the import API is, and how to talk to it.
+
+    :param base_url: scheme, host, port and path, with no slash at the end.
+    :param token: what follows ``Bearer``, or None for a server without authentication.
+    :param connect_timeout: seconds.
+    :param read_timeout: seconds.
+    :param verify: as in requests: a bool, or the path of a CA bundle.
+    :param cert: as in requests: the path of a client certificate, or the paths of it and its key.
+    """
+
+    conn_id: str
+    base_url: str
+    token: str | None = field(repr=False)
+    address: Address
+    api_version: ApiVersion
+    connect_timeout: float
+    read_timeout: float
+    verify: bool | str
+    cert: str | tuple[str, str] | None
+    max_requests_per_second: float
+
+    @classmethod
+    def read(cls, connection: Connection) -> ImportConnection:
+        """Read an Airflow connection.
+
+        :raises ImportSettingInvalid: a field holds what it must not. The message names the field, and never
+            shows a login or a password.
+        """
+        conn_id = connection.conn_id
+        place = f"Connection {conn_id!r}"
+        if connection.conn_type and connection.conn_type != CONN_TYPE:
+            raise ImportSettingInvalid(
+                f"{place} is of type {connection.conn_type!r}, not {CONN_TYPE!r}: name another connection, or "
+                "change its type."
+            )
+        extra = _Extra(place, connection.extra)
+        timeout = extra.positive("timeout")
+        settings = cls(
+            conn_id=conn_id,
+            base_url=_base_url(place, connection.host, connection.schema, connection.port),
+            token=_token(place, connection.login, connection.password),
+            address=Address(
+                cluster_id=extra.text("cluster_id"),
+                project_id=extra.text("project_id"),
+                region_id=extra.text("region_id"),
+                db_name=extra.text("db_name"),
+            ),
+            api_version=extra.api_version(),
+            connect_timeout=timeout or _CONNECT_TIMEOUT,
+            read_timeout=timeout or _READ_TIMEOUT,
+            verify=extra.verify(),
+            cert=extra.cert(),
+            max_requests_per_second=extra.positive("max_requests_per_second") or _MAX_REQUESTS_PER_SECOND,
+        )
+        if (settings.address.project_id is None) != (settings.address.region_id is None):
+            raise ImportSettingInvalid(f"{place}: extra 'project_id' and 'region_id' go together; one is missing.")
+        extra.warn_of_unknown()
+        return settings
+
+    def redact(self, body: bytes) -> bytes:
+        """Return an answer with the token blotted out, should the server have echoed it."""
+        for secret in {self.token, (self.token or "").partition(":")[2]}:
+            if secret and len(secret) >= _SHORTEST_REDACTED:
+                for form in {secret, json.dumps(secret)[1:-1]}:
+                    body = body.replace(form.encode(), b"***")
+        return body
+
+
+def _base_url(place: str, host: str | None, schema: str | None, port: int | None) -> str:
+    host = (host or "").strip()
+    if not host:
+        raise ImportSettingInvalid(f"{place} has no host: it is a base URL, such as http://localhost:19530.")
+    scheme = (schema or "").strip().lower() or "https"
+    if scheme not in ("http", "https"):
+        raise ImportSettingInvalid(f"{place}: schema must be http or https, not {schema!r}.")
+    url = host if "://" in host else f"{scheme}://{host}"
+    try:
+        parts = urlsplit(url)
+        own_port = parts.port
+    except ValueError:
+        raise ImportSettingInvalid(f"{place}: host is no URL, such as http://localhost:19530.") from None
+    if parts.username is not None or parts.password is not None:
+        # The host may hold a password here, so it is not shown.
+        raise ImportSettingInvalid(
+            f"{place}: host holds a user name or a password. Put them into the login and the password."
+        )
+    bare = parts.hostname or ""
+    if parts.scheme.lower() not in ("http", "https") or not bare or any(c.isspace() or c in '<>"\\^`{|}' for c in url):
+        raise ImportSettingInvalid(f"{place}: host {host!r} is no http or https URL, such as http://localhost:19530.")
+    if parts.query or parts.fragment:
+        raise ImportSettingInvalid(f"{place}: host {host!r} must end before any '?' or '#'.")
+    if port and own_port and port != own_port:
+        raise ImportSettingInvalid(f"{place}: host names port {own_port}, and port is {port}. Leave one of them out.")
+    port = own_port or port
+    name = f"[{bare}]" if ":" in bare else bare
+    return f"{parts.scheme.lower()}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
+def _token(place: str, login: str | None, password: str | None) -> str | None:
+    login, password = (login or "").strip(), (password or "").strip()
+    if login and not password:
+        raise ImportSettingInvalid(
+            f"{place} has a login and no password. For an API key, leave the login empty and put the key into the "
+            "password."
+        )
+    token = f"{login}:{password}" if login else password
+    if not all("\x21" <= character <= "\x7e" for character in token):
+        raise ImportSettingInvalid(
+            f"{place}: login and password may hold no spaces, control or non-ASCII characters: they travel in an "
+            "HTTP header."
+        )
+    return token or None
+
+
+class _Extra:
+    """The extra of a connection. A URI can only hold strings in it, so numbers and bools may be strings."""
+
+    _KNOWN = frozenset(
+        {
+            "api_version",
+            "cert",
+            "cluster_id",
+            "db_name",
+            "max_requests_per_second",
+            "project_id",
+            "region_id",
+            "timeout",
+            "verify",
+        }
+    )
+
+    def __init__(self, place: str, extra: str | None) -> None:
+        self._place = place
+        try:
+            # Airflow's own reading of it takes a broken extra for an empty one.
+            parsed = json.loads(extra) if extra and extra.strip() else {}
+        except (ValueError, RecursionError):
+            raise ImportSettingInvalid(f"{place}: extra is no JSON.") from None
+        if not isinstance(parsed, dict):
+            raise ImportSettingInvalid(f'{place}: extra must be a JSON object, such as {{"timeout": 60}}.')
+        self._fields: Mapping[str, Any] = parsed
+
+    def warn_of_unknown(self) -> None:
+        unknown = sorted(self._fields.keys() - self._KNOWN)
+        if unknown:
+            log.warning("%s: extra fields %s are not known and do nothing.", self._place, ", ".join(unknown))
+
+    def text(self, name: str) -> str | None:
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._invalid(name, value, "a string")
+        return value.strip() or None
+
+    def positive(self, name: str) -> float | None:
+        value = self._fields.get(name)
+        if value is None or value == "":
+            return None
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise self._invalid(name, value, "a number above 0")
+        return number
+
+    def api_version(self) -> ApiVersion:
+        value = self.text("api_version") or "auto"
+        for version in API_VERSIONS:
+            if value == version:
+                return version
+        raise self._invalid("api_version", value, f"one of {', '.join(API_VERSIONS)}")
+
+    def verify(self) -> bool | str:
+        value = self._fields.get("verify")
+        if value is None or isinstance(value, bool):
+            return value is not False
+        words = {"": True, "true": True, "false": False}
+        if isinstance(value, str) and value.strip().lower() in words:
+            return words[value.strip().lower()]
+        if not isinstance(value, str):
+            raise self._invalid("verify", value, "true, false, or the path of a CA bundle")
+        return self._existing("verify", value)
+
+    def cert(self) -> str | tuple[str, str] | None:
+        value = self._fields.get("cert")
+        if value is None or value == "":
+            return None
+        if isinstance(value, str):
+            return self._existing("cert", value)
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(path, str) for path in value):
+            return self._existing("cert", value[0]), self._existing("cert", value[1])
+        raise self._invalid("cert", value, "the path of a certificate, or a list of it and its key")
+
+    def _existing(self, name: str, path: str) -> str:
+        if not os.path.exists(path):
+            raise self._invalid(name, path, "the path of a file that is on this machine")
+        return path
+
+    def _invalid(self, name: str, value: Any, promised: str) -> ImportSettingInvalid:
+        return ImportSettingInvalid(f"{self._place}: extra {name!r} must be {promised}, not {value!r}.")

@@ -1,0 +1,66 @@
+"""What ends a task of this provider, as Airflow exceptions."""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+from airflow_provider_importprog.api import errors
+from airflow_provider_importprog.api.model import ImportJob
+
+
+class ImportProgressException(AirflowException):
+    """Base of all below.
+
+    :param job: the import job as last seen, or None where none was.
+    """
+
+    def __init__(self, message: str = "", job: ImportJob | None = None) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class ImportJobFailed(ImportProgressException, AirflowFailException):
+    """The import job failed. No retry of the task can change that."""
+
+
+class ImportFilesFailed(ImportProgressException, AirflowFailException):
+    """The import job completed, but not with every file. No retry of the task can change that."""
+
+
+class ImportJobUnknown(ImportProgressException, AirflowFailException):
+    """The server has no record of the import job, so how the import ended is not known."""
+
+
+class ImportApiUnauthorized(ImportProgressException):
+    """The token is not accepted, or its owner is not permitted to do this."""
+
+
+class ImportApiUnreachable(ImportProgressException):
+    """No good answer: no connection, a time-out, a rate limit, a redirect, HTTP 5xx, or no import API.
+
+    :param retry_after: seconds the server asked to wait, or None where it did not say.
+    """
+
+    def __init__(self, message: str = "", job: ImportJob | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, job)
+        self.retry_after = retry_after
+
+
+class ImportApiRefused(ImportProgressException):
+    """The API refused the request in its own words, or the dialect has no such call."""
+
+
+class ImportSettingInvalid(ImportProgressException, ValueError):
+    """A parameter, or a field of the connection, holds what it must not. Nothing was sent."""
+
+
+def from_api_error(error: errors.ImportApiError) -> ImportProgressException:
+    """Say what an error of the import API means for a task that asked once."""
+    message = str(error)
+    if isinstance(error, errors.JobUnknown):
+        return ImportJobUnknown(message)
+    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
+        return ImportApiUnauthorized(message)
+    if isinstance(error, (errors.Refused, errors.Unsupported)):
+        return ImportApiRefused(message)
+    return ImportApiUnreachable(message, retry_after=getattr(error, "retry_after", None))

@@ -1,0 +1,307 @@
+"""The authenticated connection to an import API, blocking and asynchronous.
+
+The two hooks share everything but the waiting: the requests, the answers and their meaning come from
+:mod:`airflow_provider_importprog.api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import requests
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_importprog import checks
+from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
+from airflow_provider_importprog.api.client import Call
+from airflow_provider_importprog.api.errors import (
+    DialectNotServed,
+    ImportApiError,
+    NotAuthenticated,
+    NotPermitted,
+    Unreachable,
+)
+from airflow_provider_importprog.connection import CONN_TYPE, ImportConnection
+from airflow_provider_importprog.exceptions import ImportSettingInvalid, from_api_error
+from airflow_provider_importprog.transport import AsyncClient, BlockingClient
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+DEFAULT_CONN_ID = "importprog_default"
+
+
+class ImportProgressHook(BaseHook):
+    """Talks to the import API of a connection, and waits for each answer.
+
+    Calls that are safe to repeat are repeated a few times where no answer came, or one that says to try later.
+
+    :param importprog_conn_id: an Airflow connection of type ``importprog``.
+    """
+
+    conn_name_attr = "importprog_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = CONN_TYPE
+    hook_name = "Milvus / Zilliz Cloud import"
+
+    def __init__(self, importprog_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.importprog_conn_id = importprog_conn_id
+
+    def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
+        """Ask how far an import job is, with the details of each file.
+
+        :param cluster_id: asked instead of the connection's cluster.
+        :raises ImportJobUnknown: the server has no record of the job.
+        :raises ImportApiUnauthorized: the token is not accepted, or not for this.
+        :raises ImportApiUnreachable: no good answer came.
+        :raises ImportApiRefused: the API refused in its own words.
+        """
+        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+
+    def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
+        """Ask for all import jobs that the server has a record of. They come without their files.
+
+        :param collection_name: only this collection's jobs.
+        """
+        return self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+
+    def create_import_job(
+        self,
+        collection_name: str,
+        *,
+        files: Sequence[str | Sequence[str]] | None = None,
+        object_urls: Sequence[str | Sequence[str]] | None = None,
+        volume_name: str | None = None,
+        data_paths: Sequence[str | Sequence[str]] | None = None,
+        partition_name: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        session_token: str | None = None,
+        options: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
+    ) -> str:
+        """Submit an import job and return its id.
+
+        It is sent once: where no answer comes, the job may have been created or not.
+
+        Exactly one source: `files` in Milvus's own bucket, `object_urls` in object storage, or `volume_name`
+        with its `data_paths`. Each entry is a path, or a list of paths that make up the columns of one set.
+
+        :param access_key: opens the object storage, with `secret_key` and perhaps `session_token`.
+        :param options: passed on as they are, such as ``{"auto_commit": "false"}``; values are strings.
+        :raises ImportSettingInvalid: no source, or more than one.
+        :raises ImportApiRefused: the API refused in its own words: no such collection, say.
+        """
+        new = _new_import_job(
+            collection_name=collection_name,
+            partition_name=partition_name,
+            files=files,
+            object_urls=object_urls,
+            volume_name=volume_name,
+            data_paths=data_paths,
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
+            options=options,
+        )
+        return self._carry(lambda api: api.create_import_job(new, cluster_id))
+
+    def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
+        """Make the rows of an uncommitted import job visible. Milvus 3.0 and later."""
+        self._carry(lambda api: api.commit_import_job(checks.job_id(job_id), cluster_id))
+
+    def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
+        """Drop the rows of an uncommitted import job. Milvus 3.0 and later."""
+        self._carry(lambda api: api.abort_import_job(checks.job_id(job_id), cluster_id))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Say whether the server can be reached, accepts the token, and which dialects it serves."""
+        try:
+            return _describe_probe(self._settings, self._carry(lambda api: api.probe()))
+        except Exception as error:
+            return False, str(error)
+
+    def get_conn(self) -> requests.Session:
+        """Return the session that every request of this hook goes through."""
+        return self._client.session
+
+    def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
+        """Carry a call's requests to the server and the responses back, until it has its result."""
+        call = start(self._client.api)
+        try:
+            request = next(call)
+            while True:
+                try:
+                    response = self._client.send(request)
+                except Unreachable as error:
+                    request = call.throw(error)
+                else:
+                    request = call.send(response)
+        except StopIteration as result:
+            value: T = result.value
+            return value
+        except ImportApiError as error:
+            raise from_api_error(error) from error
+
+    @cached_property
+    def _settings(self) -> ImportConnection:
+        return ImportConnection.read(self.get_connection(self.importprog_conn_id))
+
+    @cached_property
+    def _client(self) -> BlockingClient:
+        return BlockingClient(self._settings)
+
+
+class ImportProgressAsyncHook(BaseHook):
+    """Talks to the import API of a connection from an event loop, and never blocks it.
+
+    The methods are those of :class:`ImportProgressHook`, as coroutines; nothing is repeated, because who waits
+    in an event loop asks again anyway. All hooks of a connection in an event loop share one HTTP session. Enter
+    the hook (``async with``) to keep the session open between calls.
+
+    :param importprog_conn_id: an Airflow connection of type ``importprog``.
+    """
+
+    conn_name_attr = ImportProgressHook.conn_name_attr
+    default_conn_name = ImportProgressHook.default_conn_name
+    conn_type = ImportProgressHook.conn_type
+    hook_name = ImportProgressHook.hook_name
+
+    def __init__(self, importprog_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.importprog_conn_id = importprog_conn_id
+        self._loaded: ImportConnection | None = None
+        self._entered = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._entered.enter_async_context(AsyncClient.shared(await self._settings()))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._entered.aclose()
+
+    async def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
+        """See :meth:`ImportProgressHook.get_import_progress`."""
+        return await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+
+    async def list_import_jobs(
+        self, collection_name: str | None = None, cluster_id: str | None = None
+    ) -> list[ImportJob]:
+        """See :meth:`ImportProgressHook.list_import_jobs`."""
+        return await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+
+    async def create_import_job(
+        self,
+        collection_name: str,
+        *,
+        files: Sequence[str | Sequence[str]] | None = None,
+        object_urls: Sequence[str | Sequence[str]] | None = None,
+        volume_name: str | None = None,
+        data_paths: Sequence[str | Sequence[str]] | None = None,
+        partition_name: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        session_token: str | None = None,
+        options: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
+    ) -> str:
+        """See :meth:`ImportProgressHook.create_import_job`."""
+        new = _new_import_job(
+            collection_name=collection_name,
+            partition_name=partition_name,
+            files=files,
+            object_urls=object_urls,
+            volume_name=volume_name,
+            data_paths=data_paths,
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
+            options=options,
+        )
+        return await self._carry(lambda api: api.create_import_job(new, cluster_id))
+
+    async def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
+        """See :meth:`ImportProgressHook.commit_import_job`."""
+        await self._carry(lambda api: api.commit_import_job(checks.job_id(job_id), cluster_id))
+
+    async def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
+        """See :meth:`ImportProgressHook.abort_import_job`."""
+        await self._carry(lambda api: api.abort_import_job(checks.job_id(job_id), cluster_id))
+
+    async def test_connection(self) -> tuple[bool, str]:
+        """See :meth:`ImportProgressHook.test_connection`."""
+        try:
+            found = await self._carry(lambda api: api.probe())
+            return _describe_probe(await self._settings(), found)
+        except Exception as error:
+            return False, str(error)
+
+    async def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
+        """Carry a call's requests to the server and the responses back, until it has its result."""
+        async with AsyncClient.shared(await self._settings()) as client:
+            call = start(client.api)
+            try:
+                request = next(call)
+                while True:
+                    try:
+                        response = await client.send(request)
+                    except Unreachable as error:
+                        request = call.throw(error)
+                    else:
+                        request = call.send(response)
+            except StopIteration as result:
+                value: T = result.value
+                return value
+            except ImportApiError as error:
+                raise from_api_error(error) from error
+
+    async def _settings(self) -> ImportConnection:
+        if self._loaded is None:
+            from airflow.providers.common.compat.connection import get_async_connection
+
+            connection = await get_async_connection(self.importprog_conn_id, hook=self)
+            self._loaded = ImportConnection.read(connection)
+        return self._loaded
+
+
+def _new_import_job(**fields: Any) -> NewImportJob:
+    """Check what a user wants imported, before anything is sent."""
+    for name in ("files", "object_urls", "data_paths"):
+        fields[name] = checks.entries(fields[name], name)
+    new = NewImportJob(**fields)
+    if not isinstance(new.collection_name, str) or not new.collection_name.strip():
+        raise ImportSettingInvalid(f"collection_name must be a collection's name, not {new.collection_name!r}.")
+    sources = [name for name in ("files", "object_urls", "volume_name") if getattr(new, name) is not None]
+    if len(sources) != 1:
+        given = " and ".join(sources) or "none"
+        raise ImportSettingInvalid(
+            f"An import job takes one source: files, object_urls, or volume_name with data_paths. Given: {given}."
+        )
+    if (new.volume_name is None) != (new.data_paths is None):
+        raise ImportSettingInvalid("volume_name and data_paths go together; one is missing.")
+    for name, value in (new.options or {}).items():
+        if not isinstance(value, str):
+            raise ImportSettingInvalid(f'options[{name!r}] must be a string, such as "false", not {value!r}.')
+    return new
+
+
+def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiError | None]) -> tuple[bool, str]:
+    served = [name for name, error in found.items() if error is None]
+    troubles = {name: error for name, error in found.items() if error is not None}
+    if served:
+        signed_in = "accepts the token" if settings.token else "asks for no token"
+        words = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
+        words += [f"{name}: {error}" for name, error in troubles.items()]
+        return True, " ".join(words)
+    for error in troubles.values():
+        if isinstance(error, (NotAuthenticated, NotPermitted)):
+            return False, f"{settings.base_url} answers. {error}"
+    if all(isinstance(error, DialectNotServed) for error in troubles.values()):
+        return False, f"{settings.base_url} answers, but serves no import API. " + " ".join(map(str, troubles.values()))
+    return False, " ".join(dict.fromkeys(f"{error}" for error in troubles.values()))

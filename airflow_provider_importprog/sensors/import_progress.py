@@ -1,0 +1,290 @@
+"""The gate as users put it into a DAG."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_importprog import checks, describe
+from airflow_provider_importprog.exceptions import (
+    ImportApiUnauthorized,
+    ImportApiUnreachable,
+    ImportFilesFailed,
+    ImportJobFailed,
+    ImportJobUnknown,
+    ImportProgressException,
+    ImportSettingInvalid,
+)
+from airflow_provider_importprog.gate import Decision, Gate, Terms
+from airflow_provider_importprog.verdict import Verdict
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
+
+XCOM_RETURN_KEY = "return_value"
+XCOM_JOB_KEY = "import_job"
+
+_EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
+    Verdict.JOB_FAILED: ImportJobFailed,
+    Verdict.FILES_FAILED: ImportFilesFailed,
+    Verdict.JOB_UNKNOWN: ImportJobUnknown,
+    Verdict.UNAUTHORIZED: ImportApiUnauthorized,
+    Verdict.UNREACHABLE: ImportApiUnreachable,
+    Verdict.SETTING_INVALID: ImportSettingInvalid,
+}
+# How the triggerer was told that an import job ended.
+_ENDED = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED)
+
+
+class ImportProgressSensor(BaseSensorOperator):
+    """Waits for an import job of Milvus or Zilliz Cloud, and hands the details of its files on.
+
+    It returns the list of file dicts, so ``process.expand(file=gate.output)`` maps over the files; the job's
+    own dict is the XCom ``import_job``. Both are also pushed before it fails over a job.
+
+    :param job_id: the import job's id. Templated.
+    :param cluster_id: asked instead of the connection's cluster. Templated.
+    :param importprog_conn_id: a connection of type ``importprog``. Templated.
+    :param wait_for: ``completed``, or ``uncommitted`` to open as soon as a two-phase import awaits its commit.
+    :param allow_failed_files: open although some file did not make it, as long as the job completed.
+    :param outage_tolerance: seconds (or a timedelta) without one good answer after which the gate fails. In
+        reschedule mode each poke is a process of its own, so there only ``timeout`` bounds an outage.
+    :param unknown_job_grace: seconds (or a timedelta) for which the server may not know the job: it may have
+        been submitted a moment ago.
+    :param deferrable: wait in the triggerer, and take no worker meanwhile. Airflow's ``default_deferrable``
+        unless set.
+    :param poke_interval: seconds (or a timedelta) between two questions.
+    :param timeout: seconds (or a timedelta) after which the sensor gives up.
+
+    :raises ImportJobFailed: the job failed. Not retried.
+    :raises ImportFilesFailed: the job completed without some of its files. Not retried.
+    :raises ImportJobUnknown: the server has no record of the job. Not retried.
+    :raises ImportApiUnauthorized: the token is not accepted, or not for this.
+    :raises ImportApiUnreachable: no good answer came for `outage_tolerance` seconds.
+    """
+
+    template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
+    ui_color = "#d7f0ef"
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        cluster_id: str | None = None,
+        importprog_conn_id: str = "importprog_default",
+        wait_for: Literal["completed", "uncommitted"] = "completed",
+        allow_failed_files: bool = False,
+        outage_tolerance: float | timedelta = 900,
+        unknown_job_grace: float | timedelta = 60,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: float | timedelta = 30,
+        timeout: float | timedelta = 24 * 60 * 60,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.job_id = job_id
+        self.cluster_id = cluster_id
+        self.importprog_conn_id = importprog_conn_id
+        self.wait_for = checks.wait_for(wait_for)
+        self.allow_failed_files = allow_failed_files
+        self.outage_tolerance = checks.seconds(outage_tolerance, "outage_tolerance")
+        self.unknown_job_grace = checks.seconds(unknown_job_grace, "unknown_job_grace")
+        self.deferrable = deferrable
+        self._gate: Gate | None = None
+        self._delay = 0.0
+        if job_id is None or isinstance(job_id, (str, bytes, bool, float, list, tuple, dict, set)):
+            checks.job_id(job_id)  # anything else is a number, or is known only when the task runs
+
+    def execute(self, context: Context) -> Any:
+        """Wait on the worker, or look once and then wait in the triggerer."""
+        self._gate = None
+        self.__dict__.pop("_hook", None)
+        if not self.deferrable:
+            return super().execute(context)
+        with self._soft_failing():
+            gate = self._begin(context)
+            # A job that has ended never defers: the fewer quick deferrals, the fewer races in the scheduler.
+            decision = self._ask(gate)
+            if decision.verdict is Verdict.WAIT:
+                self._defer(gate)
+            return self._conclude(decision, gate, context)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Ask once."""
+        with self._soft_failing():
+            gate = self._gate or self._begin(context)
+            decision = self._ask(gate)
+            self._delay = decision.delay
+            if decision.verdict is Verdict.WAIT:
+                return False
+            return PokeReturnValue(True, self._conclude(decision, gate, context))
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any] | None = None, started_at: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Resume after the trigger's event: fetch the details, and open or fail.
+
+        The event only wakes the gate. What it means is asked of the job as it is now, by the same verdict.
+        """
+        event = event or {}
+        verdict, message = Verdict(event["verdict"]), str(event.get("message"))
+        if verdict not in _ENDED:
+            raise _EXCEPTIONS[verdict](message)
+        gate = self._new_gate(started_at)
+        decision = self._ask(gate, after=(verdict, message))
+        if decision.verdict is Verdict.WAIT:
+            self._defer(gate)
+        return self._conclude(decision, gate, context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume as any deferred task does, with ``soft_fail`` and the time-out as on the worker.
+
+        The base class would skip over every error, an outage too, and on Airflow 2 retry after a time-out.
+        """
+        with self._soft_failing():
+            if next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error")).lower():
+                raise AirflowSensorTimeout(
+                    f"Import job {self.job_id} was not {self.wait_for} within {describe.span(self.timeout)}. It may "
+                    "still go on: clear this task to wait on, or raise its timeout."
+                )
+            return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+
+    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
+        """Wait longer than the base class would while the server is in trouble, and not past the time-out."""
+        return max(super()._get_next_poke_interval(*args, **kwargs), self._delay)
+
+    @cached_property
+    def _hook(self) -> ImportProgressHook:
+        # Imported here, because the hook loads requests, which no DAG file should pay for.
+        from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
+
+        conn_id = checks.optional_id(self.importprog_conn_id, "importprog_conn_id")
+        if conn_id is None:
+            raise ImportSettingInvalid("importprog_conn_id is blank: name a connection of type importprog.")
+        return ImportProgressHook(conn_id)
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(
+            wait_for=self.wait_for,
+            allow_failed_files=self.allow_failed_files,
+            poke_interval=self.poke_interval,
+            outage_tolerance=self.outage_tolerance,
+            unknown_job_grace=self.unknown_job_grace,
+        )
+
+    def _new_gate(self, started_at: float | None = None, terms: Terms | None = None) -> Gate:
+        return Gate(checks.job_id(self.job_id), terms or self._terms, log=self.log, started_at=started_at)
+
+    def _begin(self, context: Context) -> Gate:
+        """Begin to wait, or in reschedule mode go on with what an earlier process began."""
+        if self.reschedule and not self.deferrable:
+            # An outage leaves no trace for the next process, so it cannot be counted.
+            gate = self._new_gate(_first_poke(context), replace(self._terms, outage_tolerance=float("inf")))
+        else:
+            gate = self._new_gate()
+        if gate.waited < 1:
+            gate.announce()
+        self._gate = gate
+        return gate
+
+    def _ask(self, gate: Gate, after: tuple[Verdict, str] | None = None) -> Decision:
+        try:
+            job = self._hook.get_import_progress(gate.job_id, checks.optional_id(self.cluster_id, "cluster_id"))
+        except ImportSettingInvalid:
+            raise
+        except ImportProgressException as error:
+            if after is not None and isinstance(error, ImportJobUnknown):
+                return _expired_since(*after)
+            return gate.failed(error)
+        return gate.answered(job)
+
+    def _defer(self, gate: Gate) -> NoReturn:
+        from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
+
+        left = self.timeout - gate.waited
+        if left <= 0:
+            raise AirflowSensorTimeout(
+                f"Import job {gate.job_id} was not {self.wait_for} within {describe.span(self.timeout)}."
+            )
+        self.defer(
+            trigger=ImportProgressTrigger(
+                job_id=gate.job_id,
+                cluster_id=checks.optional_id(self.cluster_id, "cluster_id"),
+                importprog_conn_id=self.importprog_conn_id,
+                started_at=gate.started_at,
+                **asdict(gate.terms),
+            ),
+            method_name=self.execute_complete.__name__,
+            kwargs={"started_at": gate.started_at},
+            timeout=timedelta(seconds=left),
+        )
+        raise AssertionError("defer() always raises")
+
+    def _conclude(self, decision: Decision, gate: Gate, context: Context) -> list[dict[str, Any]]:
+        """Open the gate, or fail; either way push what is known of the job and say how it ended."""
+        job = decision.job
+        files = [file.to_dict() for file in job.files] if job else []
+        if job is not None and (ti := context.get("ti")):
+            ti.xcom_push(key=XCOM_JOB_KEY, value=job.summary())
+            if decision.verdict is not Verdict.OPEN:
+                ti.xcom_push(key=XCOM_RETURN_KEY, value=files)
+        waited = describe.span(gate.waited)
+        if decision.verdict is Verdict.OPEN:
+            self.log.info("The gate opens after %s. %s", waited, decision.message)
+            return files
+        totals = f" {describe.progress(job, None)}." if job else ""
+        self.log.error("The gate fails after %s.%s %s", waited, totals, decision.message)
+        raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
+
+    @contextmanager
+    def _soft_failing(self) -> Generator[None, None, None]:
+        """Turn into a skip what soft_fail and never_fail say, alike in every mode, and with the reason."""
+        try:
+            yield
+        except AirflowSkipException:
+            raise
+        except (AirflowFailException, AirflowSensorTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+        except Exception as error:
+            if self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+
+def _first_poke(context: Context) -> float:
+    """Return when the first process of a rescheduled sensor poked, in seconds since the epoch."""
+    ti: Any = context.get("ti")
+    if hasattr(ti, "get_first_reschedule_date"):
+        first = ti.get_first_reschedule_date(context)
+    else:  # Airflow 2 keeps the first poke's date as the task instance's own
+        first = getattr(ti, "start_date", None)
+    return first.timestamp() if isinstance(first, datetime) else time.time()
+
+
+def _expired_since(verdict: Verdict, message: str) -> Decision:
+    """Say what is left when the server forgot the job between the trigger's event and now."""
+    if verdict is Verdict.OPEN:
+        return Decision(
+            Verdict.JOB_UNKNOWN,
+            f"{message} But the server has forgotten the job since, so the details of its files are lost.",
+        )
+    return Decision(verdict, message)

@@ -1,0 +1,98 @@
+"""The deferred half of a gate: waits for an import job in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_importprog import checks
+from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
+from airflow_provider_importprog.gate import Decision, Gate, Terms
+from airflow_provider_importprog.verdict import Verdict
+
+
+class ImportProgressTrigger(BaseTrigger):
+    """Asks for an import job until its gate opens or fails, then fires one small event.
+
+    The event is ``{"job_id", "verdict", "message"}``, however many files the job has; who resumes fetches the
+    details. What is serialized names the connection and holds none of its secrets.
+
+    :param cluster_id: asked instead of the connection's cluster; None for that one.
+    :param poke_interval: seconds between two questions, and before the first: an event that comes at once can
+        overtake the scheduler's own record of the deferral.
+    :param wait_for: ``completed``, or ``uncommitted`` for a two-phase import.
+    :param outage_tolerance: seconds without one good answer after which the gate fails.
+    :param unknown_job_grace: seconds for which the server may not know the job.
+    :param started_at: when the gate began to wait, in seconds since the epoch; None for now.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        cluster_id: str | None = None,
+        importprog_conn_id: str = "importprog_default",
+        poke_interval: float = 30.0,
+        wait_for: str = "completed",
+        allow_failed_files: bool = False,
+        outage_tolerance: float = 900.0,
+        unknown_job_grace: float = 60.0,
+        started_at: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
+        self.job_id = checks.job_id(job_id)
+        self.cluster_id = cluster_id
+        self.importprog_conn_id = importprog_conn_id
+        self.started_at = started_at
+        self.terms = Terms(
+            wait_for=checks.wait_for(wait_for),
+            allow_failed_files=allow_failed_files,
+            poke_interval=checks.seconds(poke_interval, "poke_interval"),
+            outage_tolerance=checks.seconds(outage_tolerance, "outage_tolerance"),
+            unknown_job_grace=checks.seconds(unknown_job_grace, "unknown_job_grace"),
+        )
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments that make this trigger anew."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "job_id": self.job_id,
+                "cluster_id": self.cluster_id,
+                "importprog_conn_id": self.importprog_conn_id,
+                "started_at": self.started_at,
+                **asdict(self.terms),
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and fire the one event."""
+        gate = Gate(self.job_id, self.terms, log=self.log, started_at=self.started_at)
+        await asyncio.sleep(self.terms.poke_interval)
+        try:
+            decision = await self._wait(gate)
+        except ImportSettingInvalid as error:
+            decision = Decision(Verdict.SETTING_INVALID, str(error))
+        event = {"job_id": self.job_id, "verdict": decision.verdict.value, "message": decision.message}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
+
+    async def _wait(self, gate: Gate) -> Decision:
+        # Imported here, because the hook loads requests, which no DAG file should pay for.
+        from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
+
+        async with ImportProgressAsyncHook(self.importprog_conn_id) as hook:
+            while True:
+                try:
+                    job = await hook.get_import_progress(self.job_id, self.cluster_id)
+                except ImportSettingInvalid:
+                    raise
+                except ImportProgressException as error:
+                    decision = gate.failed(error)
+                else:
+                    decision = gate.answered(job)
+                if decision.verdict is not Verdict.WAIT:
+                    return decision
+                await asyncio.sleep(decision.delay)
