@@ -1,0 +1,205 @@
+"""A local server of the import API, for demos and for tests of your own DAGs.
+
+with Emulator(duration=2) as emulator:
+    emulator.fail_file("*broken*", "the file is broken")
+    emulator.url  # set it as the connection's host
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from airflow_provider_importprog.emulator.backend import ApiError, Backend, EmulatorError
+from airflow_provider_importprog.emulator.faults import Faults, OutageKind
+from airflow_provider_importprog.emulator.simulated import SimulatedBackend
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["ApiError", "Emulator", "EmulatorError"]
+
+
+class Emulator:
+    """Serves the import API in a background thread while its ``with`` block runs.
+
+    :param backend: ``simulated`` jobs that pretend, or ``milvus``, a real one started along with the emulator.
+    :param token: what clients must send as a bearer token; None lets everyone in.
+    :param port: 0 takes a free port; see `url`.
+    :param dialects: ``("v2",)`` or ``("v1",)`` emulates a server that does not know the other.
+    :param duration: simulated: seconds that a job takes.
+    :param fail_files: simulated: file name pattern (as in `fnmatch`) to the reason such a file fails with.
+    :param partial_success: simulated: a failing file leaves its job to complete, as on Zilliz Cloud; otherwise
+        it fails the job, as in Milvus.
+    :param retention: simulated: seconds after its end when a job's record is dropped; None keeps it.
+    :param clock: simulated: seconds that only grow; give your own to pass time without waiting.
+    :param data_dir: milvus: where to keep its data; None uses a temporary directory.
+    :param milvus_port: milvus: its gRPC port; 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        backend: Literal["simulated", "milvus"] = "simulated",
+        *,
+        token: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        dialects: Collection[str] = ("v1", "v2"),
+        duration: float = 10.0,
+        fail_files: Mapping[str, str] | None = None,
+        partial_success: bool = False,
+        retention: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        data_dir: str | Path | None = None,
+        milvus_port: int = 0,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._token = token
+        self._dialects = dialects
+        self._faults = Faults(clock)
+        self._backend: Backend
+        if backend == "simulated":
+            self._backend = SimulatedBackend(duration, fail_files, partial_success, retention, clock)
+        else:
+            from airflow_provider_importprog.emulator.milvus import MilvusBackend
+
+            self._backend = MilvusBackend(data_dir, milvus_port)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._runner: web.AppRunner | None = None
+
+    def __repr__(self) -> str:
+        return f"<Emulator {self._backend.name} at {self.url}>"
+
+    def __enter__(self) -> Emulator:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The base URL, such as ``http://127.0.0.1:19530``."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def describe(self) -> dict[str, str]:
+        """Tell what a person should know about the backend: addresses, version, directories."""
+        return self._backend.describe()
+
+    def start(self) -> None:
+        """Bind the port, make the backend ready, then answer; raises `EmulatorError`."""
+        if self._loop is not None:
+            raise RuntimeError("The emulator is already running.")
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(listener_on(self._host, self._port))
+            undo.callback(self._backend.stop)
+            self._backend.start()
+            self._port = listener.getsockname()[1]
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="importprog-emulator", daemon=True)
+            self._thread.start()
+            undo.callback(self._end_loop)
+            asyncio.run_coroutine_threadsafe(self._serve(listener), self._loop).result()
+            undo.pop_all()
+
+    def stop(self) -> None:
+        """Close the port and end the backend; may be called twice."""
+        try:
+            self._end_loop()
+        finally:
+            self._backend.stop()
+
+    def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
+        """Be out of order for so many seconds.
+
+        :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up.
+        """
+        self._faults.outage(seconds, kind)
+
+    def rate_limit(self, seconds: float | None = None, requests: int | None = None, retry_after: int = 1) -> None:
+        """Refuse requests with 429 for so many seconds, or so many requests, whichever ends first.
+
+        :param retry_after: the answers' ``Retry-After``, seconds.
+        """
+        self._faults.rate_limit(seconds, requests, retry_after)
+
+    def restore(self) -> None:
+        """End every outage and rate limit now."""
+        self._faults.restore()
+
+    def fail_file(self, pattern: str, reason: str = "") -> None:
+        """Make files of later jobs whose name matches the pattern (as in `fnmatch`) fail; simulated only."""
+        self._backend.fail_file(pattern, reason)
+
+    def forget(self, job_id: str) -> None:
+        """Drop a job's record, as a server does when its retention is over."""
+        self._backend.forget(job_id)
+
+    def commit(self, job_id: str) -> None:
+        """Commit a two-phase import as somebody else would, past the API; simulated only."""
+        self._backend.commit(job_id)
+
+    def abort(self, job_id: str) -> None:
+        """Abort an import as somebody else would, past the API; simulated only."""
+        self._backend.abort(job_id)
+
+    async def _serve(self, listener: socket.socket) -> None:
+        # aiohttp costs a quarter of a second to import, and DAG files may import this module.
+        from aiohttp import web
+
+        from airflow_provider_importprog.emulator.server import Server
+
+        app = Server(self._backend, self._faults, self._token, self._dialects).app()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener).start()
+
+    async def _end_serving(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await loop.shutdown_default_executor()
+
+    def _end_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end_serving(loop), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        if self._thread is not None:
+            self._thread.join()
+        loop.close()
+
+
+def listener_on(host: str, port: int) -> socket.socket:
+    """Bind a socket that does not listen yet: clients are refused until all is ready."""
+    if not 0 <= port <= 65535:
+        raise EmulatorError(f"There is no port {port}: give one from 0 to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as problem:
+        raise EmulatorError(f"Cannot listen on {host}: {problem.strerror}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as problem:
+        listener.close()
+        raise EmulatorError(
+            f"Cannot listen on {host} port {port} ({problem.strerror}): give another with --port."
+        ) from None
+    return listener
