@@ -62,9 +62,12 @@ def totals(job: ImportJob) -> str:
 
 
 def failed_files(job: ImportJob) -> str:
-    """Return the failed files with their reasons as sentences, each after a space; the first of very many."""
+    """Return the failed files with their reasons as sentences, each after a space; the first of very many.
+
+    A reason that is the job's own is not told again.
+    """
     failed = job.failed_files
-    sentences = [f" {_file(file)}" for file in failed[:_FILES_NAMED]]
+    sentences = [f" {_file(file, job.error_message)}" for file in failed[:_FILES_NAMED]]
     if len(failed) > _FILES_NAMED:
         sentences.append(f" And {len(failed) - _FILES_NAMED:,} more files.")
     return "".join(sentences)
@@ -79,10 +82,12 @@ def reason(error_message: str | None, limit: int = _LONGEST_REASON) -> str:
     return f"{error_message.rstrip().rstrip('.')}."
 
 
-def _file(file: ImportFile) -> str:
+def _file(file: ImportFile, told: str | None) -> str:
     name = file.file_name
     if len(name) > _LONGEST_FILE_REASON:
         name = f"…{name[-_LONGEST_FILE_REASON:]}"
+    if told is not None and file.error_message == told:
+        return f"The file: {name}."
     return f"{name}: {reason(file.error_message, _LONGEST_FILE_REASON)}"
 
 

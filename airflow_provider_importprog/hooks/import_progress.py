@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_importprog import checks
+from airflow_provider_importprog import checks, get_provider_info
 from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
 from airflow_provider_importprog.api.client import Call
 from airflow_provider_importprog.api.errors import (
@@ -52,6 +52,26 @@ class ImportProgressHook(BaseHook):
     def __init__(self, importprog_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.importprog_conn_id = importprog_conn_id
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Describe the connection form to Airflow before 3.2; later ones read the provider's info."""
+        behaviour = _connection_type()["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Describe the extra fields of the connection form to Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from flask_babel import lazy_gettext
+        from wtforms import StringField
+
+        return {
+            name: StringField(
+                lazy_gettext(field["label"]), widget=BS3TextFieldWidget(), description=field["description"]
+            )
+            for name, field in _connection_type()["conn-fields"].items()
+        }
 
     def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
         """Ask how far an import job is, with the details of each file.
@@ -268,6 +288,11 @@ class ImportProgressAsyncHook(BaseHook):
             connection = await get_async_connection(self.importprog_conn_id, hook=self)
             self._loaded = ImportConnection.read(connection)
         return self._loaded
+
+
+def _connection_type() -> dict[str, Any]:
+    (connection_type,) = get_provider_info()["connection-types"]
+    return dict(connection_type)
 
 
 def _new_import_job(**fields: Any) -> NewImportJob:

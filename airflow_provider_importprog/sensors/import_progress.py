@@ -249,8 +249,8 @@ class ImportProgressSensor(BaseSensorOperator):
         if decision.verdict is Verdict.OPEN:
             self.log.info("The gate opens after %s. %s", waited, decision.message)
             return files
-        totals = f" {describe.progress(job, None)}." if job else ""
-        self.log.error("The gate fails after %s.%s %s", waited, totals, decision.message)
+        seen = f" ({describe.progress(job, None)})" if job else ""
+        self.log.error("The gate fails after %s%s. %s", waited, seen, decision.message)
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
 
     @contextmanager

@@ -1,0 +1,35 @@
+"""The README's example, as a new user runs it: a real Airflow, a real Milvus."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.e2e
+@pytest.mark.milvus
+def test_the_example_opens_on_good_files_and_fails_on_a_broken_one(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    script = ROOT / "example_dags" / "run_example.py"
+    done = subprocess.run([sys.executable, str(script), "--home", str(home)], capture_output=True, text=True)
+    said = done.stdout + done.stderr
+
+    assert done.returncode == 0, said
+    assert "deferred: waiting in the triggerer" in said
+    assert re.search(r"The gate opens after .* 5 files, 30,000 rows", said)
+    assert re.search(r"The gate fails after .* vector dimension 128", said)
+    assert "Milvus counts 33,000 rows" in said
+    assert no_process_mentions(home)
+
+
+def no_process_mentions(home: Path) -> bool:
+    """Whether every process that the example started has ended."""
+    started = [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or ())]
+    return not started
