@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
+# Seconds; a timedelta, and so a deferral, can hold no more.
+_LONGEST = timedelta.max.total_seconds()
 WAIT_FOR = ("completed", "uncommitted")
 
 
@@ -39,11 +40,18 @@ def optional_id(value: Any, name: str) -> str | None:
     return None if stripped in ("", "None") else stripped
 
 
+def flag(value: Any, name: str) -> bool:
+    """Return a bool; a string is refused, because "false" would count as true."""
+    if not isinstance(value, bool):
+        raise ImportSettingInvalid(f"{name} must be True or False, not {value!r}.")
+    return value
+
+
 def seconds(value: Any, name: str) -> float:
     """Return a span of time, 0 or more, in seconds."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LONGEST:
         raise ImportSettingInvalid(f"{name} must be 0 or more seconds, as a number or a timedelta, not {value!r}.")
     return float(value)
 

@@ -6,12 +6,16 @@ import json
 import logging
 import math
 import os
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import certifi
+
 from airflow_provider_importprog.api.client import API_VERSIONS, ApiVersion
+from airflow_provider_importprog.api.model import ImportJob
 from airflow_provider_importprog.api.wire import Address
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
@@ -26,7 +30,8 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 30.0
 # What Zilliz Cloud allows a user on an endpoint.
 _MAX_REQUESTS_PER_SECOND = 20.0
-# Shorter secrets would turn up by chance in what a server says.
+_BLOT = "***"
+# A shorter password turns up by chance in what a server says.
 _SHORTEST_REDACTED = 6
 
 
@@ -88,16 +93,65 @@ class ImportConnection:
         )
         if (settings.address.project_id is None) != (settings.address.region_id is None):
             raise ImportSettingInvalid(f"{place}: extra 'project_id' and 'region_id' go together; one is missing.")
+        if isinstance(settings.verify, str) or settings.cert is not None:
+            try:
+                settings.tls_context()
+            except (OSError, ValueError) as error:
+                raise ImportSettingInvalid(
+                    f"{place}: extra 'verify' or 'cert' is no certificate in PEM format: {error}."
+                ) from None
         extra.warn_of_unknown()
         return settings
 
-    def redact(self, body: bytes) -> bytes:
-        """Return an answer with the token blotted out, should the server have echoed it."""
-        for secret in {self.token, (self.token or "").partition(":")[2]}:
-            if secret and len(secret) >= _SHORTEST_REDACTED:
-                for form in {secret, json.dumps(secret)[1:-1]}:
-                    body = body.replace(form.encode(), b"***")
-        return body
+    def tls_context(self) -> ssl.SSLContext:
+        """Return for aiohttp what requests makes of the same settings and the same environment.
+
+        :raises OSError: a file is not there, or holds no certificate.
+        """
+        if self.verify is False:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            named = self.verify if isinstance(self.verify, str) else None
+            authorities = (
+                named or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
+            )
+            folder = os.path.isdir(authorities)
+            context = ssl.create_default_context(
+                capath=authorities if folder else None, cafile=None if folder else authorities
+            )
+        if isinstance(self.cert, str):
+            context.load_cert_chain(self.cert)
+        elif self.cert is not None:
+            context.load_cert_chain(*self.cert)
+        return context
+
+    def redact_id(self, words: str) -> str:
+        """Return what a server said with the token blotted out, should it have echoed it."""
+        return words.replace(self.token, _BLOT) if self.token else words
+
+    def redact(self, words: str) -> str:
+        """Return what a server said of an error with the token, and the password in it, blotted out."""
+        words = self.redact_id(words)
+        password = (self.token or "").partition(":")[2]
+        return words.replace(password, _BLOT) if len(password) >= _SHORTEST_REDACTED else words
+
+    def redact_job(self, job: ImportJob) -> ImportJob:
+        """Return an import job with the token blotted out, should the server have echoed it."""
+        return replace(
+            job,
+            collection_name=self.redact_id(job.collection_name),
+            error_message=job.error_message and self.redact(job.error_message),
+            files=tuple(
+                replace(
+                    file,
+                    file_name=self.redact_id(file.file_name),
+                    error_message=file.error_message and self.redact(file.error_message),
+                )
+                for file in job.files
+            ),
+        )
 
 
 def _base_url(place: str, host: str | None, schema: str | None, port: int | None) -> str:
@@ -107,22 +161,24 @@ def _base_url(place: str, host: str | None, schema: str | None, port: int | None
     scheme = (schema or "").strip().lower() or "https"
     if scheme not in ("http", "https"):
         raise ImportSettingInvalid(f"{place}: schema must be http or https, not {schema!r}.")
+    if "@" in host:
+        # What stands before it may be a password, so the host is not shown.
+        raise ImportSettingInvalid(
+            f"{place}: host holds a user name or a password. Put them into the login and the password."
+        )
     url = host if "://" in host else f"{scheme}://{host}"
     try:
         parts = urlsplit(url)
         own_port = parts.port
     except ValueError:
         raise ImportSettingInvalid(f"{place}: host is no URL, such as http://localhost:19530.") from None
-    if parts.username is not None or parts.password is not None:
-        # The host may hold a password here, so it is not shown.
-        raise ImportSettingInvalid(
-            f"{place}: host holds a user name or a password. Put them into the login and the password."
-        )
     bare = parts.hostname or ""
     if parts.scheme.lower() not in ("http", "https") or not bare or any(c.isspace() or c in '<>"\\^`{|}' for c in url):
         raise ImportSettingInvalid(f"{place}: host {host!r} is no http or https URL, such as http://localhost:19530.")
     if parts.query or parts.fragment:
         raise ImportSettingInvalid(f"{place}: host {host!r} must end before any '?' or '#'.")
+    if port is not None and not 0 <= port <= 65535:
+        raise ImportSettingInvalid(f"{place}: port must be from 1 to 65535, not {port}.")
     if port and own_port and port != own_port:
         raise ImportSettingInvalid(f"{place}: host names port {own_port}, and port is {port}. Leave one of them out.")
     port = own_port or port

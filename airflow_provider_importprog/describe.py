@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
 
 # An event, a log line and an exception stay readable, and small, however many files failed.
@@ -80,6 +82,16 @@ def reason(error_message: str | None, limit: int = _LONGEST_REASON) -> str:
     if len(error_message) > limit:
         return f"{error_message[:limit]}…"
     return f"{error_message.rstrip().rstrip('.')}."
+
+
+def brief(words: str, limit: int) -> str:
+    """Return the beginning of a message, as much as takes `limit` bytes at the most in plain JSON."""
+    if len(json.dumps(words)) <= limit:
+        return words
+    kept = words[:limit]
+    while len(json.dumps(kept)) > limit:
+        kept = kept[: len(kept) * 3 // 4]
+    return f"{kept}…"
 
 
 def _file(file: ImportFile, told: str | None) -> str:

@@ -54,9 +54,11 @@ class ImportSettingInvalid(ImportProgressException, ValueError):
     """A parameter, or a field of the connection, holds what it must not. Nothing was sent."""
 
 
-def from_api_error(error: errors.ImportApiError) -> ImportProgressException:
-    """Say what an error of the import API means for a task that asked once."""
-    message = str(error)
+def from_api_error(error: errors.ImportApiError, message: str) -> ImportProgressException:
+    """Say what an error of the import API means for a task that asked once.
+
+    :param message: the error's own, without what must not be shown.
+    """
     if isinstance(error, errors.JobUnknown):
         return ImportJobUnknown(message)
     if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):

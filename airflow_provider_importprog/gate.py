@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,7 @@ class Gate:
     :param started_at: when the gate began to wait, in seconds since the epoch. It may lie before this process
         began: a gate outlives the worker that started it.
     :param log: where a person follows the gate.
+    :param last_shown: another gate's `last_shown`, to go on where its log left off.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Gate:
         *,
         log: Logger,
         started_at: float | None = None,
+        last_shown: Sequence[Any] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.job_id = job_id
@@ -91,13 +93,17 @@ class Gate:
         self._outage_began: float | None = None
         self._failures = 0
         self._first_progress: tuple[float, float] | None = None
-        self._last_shown: tuple[Any, ...] = ()
-        self._warned_uncommitted = False
+        self._last_shown = tuple(last_shown)
 
     @property
     def waited(self) -> float:
         """Seconds since the gate began to wait."""
         return max(self._clock() - self.started_at, 0.0)
+
+    @property
+    def last_shown(self) -> list[Any]:
+        """What the last line on the progress showed, as plain JSON."""
+        return list(self._last_shown)
 
     def announce(self) -> None:
         """Log that the gate begins to wait."""
@@ -116,7 +122,6 @@ class Gate:
         verdict = judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
         if verdict is Verdict.WAIT:
             self._log_progress(job, now)
-            self._warn_of_uncommitted(job)
             return Decision(verdict, job=job, delay=self.terms.poke_interval)
         return Decision(verdict, _explain(verdict, job), job)
 
@@ -191,24 +196,22 @@ class Gate:
         gained = job.progress - progress
         left = (100 - job.progress) * (now - began) / gained if gained > 0 else None
         done = sum(file.state is ImportState.COMPLETED for file in job.files)
-        moved = (job.state, int(job.progress), done, job.imported_rows)
-        if moved != self._last_shown:
-            self._last_shown = moved
-            self._log.info("Import job %s: %s", self.job_id, describe.progress(job, left))
-
-    def _show(self, key: str, line: str) -> None:
-        if self._last_shown != (key,):
-            self._last_shown = (key,)
-            self._log.info(line)
-
-    def _warn_of_uncommitted(self, job: ImportJob) -> None:
-        if job.state is ImportState.UNCOMMITTED and not self._warned_uncommitted:
-            self._warned_uncommitted = True
+        moved = (job.state.value, int(job.progress), done, job.imported_rows)
+        if moved == self._last_shown:
+            return
+        self._log.info("Import job %s: %s", self.job_id, describe.progress(job, left))
+        if job.state is ImportState.UNCOMMITTED and self._last_shown[:1] != moved[:1]:
             self._log.warning(
                 "Import job %s is uncommitted: its rows stay invisible, and this gate closed, until somebody "
                 "commits the job.",
                 self.job_id,
             )
+        self._last_shown = moved
+
+    def _show(self, key: str, line: str) -> None:
+        if self._last_shown != (key,):
+            self._last_shown = (key,)
+            self._log.info(line)
 
 
 def _explain(verdict: Verdict, job: ImportJob) -> str:

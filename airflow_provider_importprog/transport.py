@@ -6,11 +6,10 @@ Both send the same bytes. Neither follows a redirect, stores a cookie, or reads 
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,7 @@ from weakref import WeakKeyDictionary
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 from urllib3.util import Retry
 
@@ -65,26 +64,26 @@ class BlockingClient:
         timeout = (settings.connect_timeout, settings.read_timeout)
         deadline = time.monotonic() + sum(timeout)
         try:
-            # Not the session's own verify: REQUESTS_CA_BUNDLE would win over it.
-            with self.session.request(
-                request.method,
-                url,
-                data=request.body or None,
-                headers=_headers(request),
-                timeout=timeout,
-                verify=settings.verify,
-                cert=settings.cert,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = bytearray()
-                for chunk in response.iter_content(65536):
-                    body += chunk
-                    if time.monotonic() > deadline:
-                        raise requests.Timeout("the answer trickles")
+            with (
+                self.session.request(
+                    request.method,
+                    url,
+                    data=request.body or None,
+                    headers=_headers(request),
+                    timeout=timeout,
+                    # Not the session's own: REQUESTS_CA_BUNDLE would win over it.
+                    verify=settings.verify,
+                    cert=settings.cert,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+                # The read time-out starts anew with each byte; an answer that trickles is cut off.
+                _cut_off(response, deadline - time.monotonic()),
+            ):
+                body = response.content
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise _unreachable(settings, error) from error
-        return _response(settings, response.status_code, response.headers, bytes(body))
+        return _response(response.status_code, response.headers, body)
 
     @cached_property
     def session(self) -> requests.Session:
@@ -148,12 +147,12 @@ class AsyncClient:
         from yarl import URL
 
         settings = self._settings
-        session, limiter = await self._open()
         headers = _headers(request)
         if settings.token is not None:
             headers["Authorization"] = f"Bearer {settings.token}"
-        await limiter.acquire()
         try:
+            session, limiter = await self._open()
+            await limiter.acquire()
             async with session.request(
                 request.method,
                 URL(settings.base_url + request.target, encoded=True),
@@ -165,7 +164,7 @@ class AsyncClient:
                 body = await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise _unreachable(settings, error) from error
-        return _response(settings, response.status, response.headers, body)
+        return _response(response.status, response.headers, body)
 
     async def _open(self) -> tuple[aiohttp.ClientSession, AsyncLimiter]:
         async with self._opening:
@@ -175,7 +174,8 @@ class AsyncClient:
 
                 settings = self._settings
                 # Reading certificates and the environment's proxies touches files.
-                tls = await asyncio.to_thread(_tls_context, settings)
+                secure = settings.base_url.startswith("https://")
+                tls = await asyncio.to_thread(settings.tls_context) if secure else True
                 self._proxy = await asyncio.to_thread(_environment_proxy, settings.base_url)
                 # One at a time, not twenty at once: no window of a second sees more than the rate.
                 self._limiter = AsyncLimiter(1, 1 / settings.max_requests_per_second)
@@ -237,6 +237,20 @@ class _Retry(Retry):
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
+@contextmanager
+def _cut_off(response: requests.Response, seconds: float) -> Iterator[None]:
+    """End a response that is not read within so many seconds."""
+    # urllib3 before 2.3 cannot do it from another thread.
+    shutdown: Callable[[], None] = getattr(response.raw, "shutdown", lambda: None)
+    timer = threading.Timer(max(seconds, 0), shutdown)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _headers(request: Request) -> dict[str, str]:
     from airflow import __version__ as airflow_version
 
@@ -250,8 +264,10 @@ def _headers(request: Request) -> dict[str, str]:
     }
 
 
-def _response(settings: ImportConnection, status: int, headers: Mapping[str, str], body: bytes) -> Response:
-    return Response(status, {name.lower(): value for name, value in headers.items()}, settings.redact(body))
+def _response(status: int, headers: Mapping[str, str], body: bytes) -> Response:
+    # Bytes that are no UTF-8 reach us as halves of surrogate pairs, which no log can hold.
+    clean = {name.lower(): value.encode("utf-8", "replace").decode() for name, value in headers.items()}
+    return Response(status, clean, body)
 
 
 def _unreachable(settings: ImportConnection, error: Exception) -> Unreachable:
@@ -261,37 +277,13 @@ def _unreachable(settings: ImportConnection, error: Exception) -> Unreachable:
     cause: BaseException = error
     while (inner := _inner(cause)) is not None:
         cause = inner
-    said = settings.redact(str(cause).encode("utf-8", "replace")).decode()
-    return Unreachable(f"{settings.base_url} cannot be reached: {type(cause).__name__}: {said[:500]}.")
+    said = str(cause).encode("utf-8", "replace").decode()[:500]
+    return Unreachable(f"{settings.base_url} cannot be reached: {type(cause).__name__}: {said}.")
 
 
 def _inner(error: BaseException) -> BaseException | None:
     candidates = (getattr(error, "reason", None), *error.args)
     return next((inner for inner in candidates if isinstance(inner, BaseException)), None)
-
-
-def _tls_context(settings: ImportConnection) -> ssl.SSLContext | bool:
-    """Return for aiohttp what requests makes of the same settings and the same environment."""
-    if not settings.base_url.startswith("https://"):
-        return True
-    if settings.verify is False:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        named = settings.verify if isinstance(settings.verify, str) else None
-        authorities = (
-            named or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-        )
-        if os.path.isdir(authorities):
-            context = ssl.create_default_context(capath=authorities)
-        else:
-            context = ssl.create_default_context(cafile=authorities)
-    if isinstance(settings.cert, str):
-        context.load_cert_chain(settings.cert)
-    elif settings.cert is not None:
-        context.load_cert_chain(*settings.cert)
-    return context
 
 
 def _environment_proxy(url: str) -> str | None:

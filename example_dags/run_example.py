@@ -165,6 +165,8 @@ class Airflow:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",  # Airflow 2's
+            "AIRFLOW__WEBSERVER__WEB_SERVER_PORT": str(api),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(triggerer_log),
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -247,15 +249,16 @@ class GateLog:
                     self._show(line)
 
     def _show(self, line: str) -> None:
-        try:
+        if line.startswith("{"):
             record = json.loads(line)
-        except ValueError:
-            return
-        if "DEFERRED" in record.get("event", ""):
+            event, source = record.get("event", ""), record.get("filename") or record.get("logger", "")
+        else:  # Airflow 2 writes no JSON: [time] {file:line} INFO - event
+            source, _, event = line.strip().partition(" - ")
+        if "DEFERRED" in event:
             self.deferred = True
             say("  gate │ (deferred: waiting in the triggerer)")
-        if "airflow_provider_importprog" in record.get("logger", ""):
-            say(f"  gate │ {record['event']}")
+        elif re.search(r"\b(import_progress|gate)\b", source):
+            say(f"  gate │ {event}")
 
 
 def make_file(name: str, first_id: int, rows: int, dimension: int = DIMENSION) -> Path:

@@ -27,6 +27,8 @@ _SUCCESS_CODES = {0, 200}
 _NOT_AUTHENTICATED_CODES = {1400, 1800}
 _NOT_PERMITTED_CODE = 1401
 _RATE_LIMITED_CODES = {8, 1807}
+# Seconds. A server that asks for more has lost its mind, and not to be asked in vain is worth a question.
+_LONGEST_RETRY_AFTER = 3600.0
 # How HTTP says that a path, or a method on it, is not there.
 _NOT_SERVED_STATUSES = {404, 405, 410, 501}
 
@@ -109,7 +111,8 @@ def read(request: Request, response: Response) -> Any:
         raise NotPermitted(f"The token's owner is not permitted to do this{said or '.'}")
     if status == 429 or code in _RATE_LIMITED_CODES:
         raise RateLimited(f"The server limits the rate of requests{said or '.'}", _retry_after(response))
-    if request.job_id is not None and envelope and _names_no_job(status, envelope.get("message")):
+    good = 200 <= status < 300 and code in _SUCCESS_CODES
+    if request.job_id is not None and envelope and not good and _names_no_job(status, envelope.get("message")):
         raise JobUnknown(f"The server has no record of import job {request.job_id}{said or '.'}")
     if status in _NOT_SERVED_STATUSES and not envelope:
         path = urlsplit(request.target).path
@@ -123,7 +126,7 @@ def read(request: Request, response: Response) -> Any:
         )
     if envelope is None or code is None:
         raise UnexpectedAnswer(f"HTTP {status} is not an answer of the import API{_glimpse(response.body)}")
-    if 200 <= status < 300 and code in _SUCCESS_CODES:
+    if good:
         return envelope.get("data")
     raise Refused(f"The import API refused the request with code {code} (HTTP {status}){said or '.'}", code)
 
@@ -158,11 +161,11 @@ def _retry_after(response: Response) -> float | None:
     value = response.headers.get("retry-after", "").strip()
     try:
         if value.isdecimal():
-            return float(value)
+            return min(float(value), _LONGEST_RETRY_AFTER)
         seconds = (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
-    return max(seconds, 0.0)
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
 def _describe_redirect(response: Response) -> str:

@@ -82,14 +82,16 @@ class ImportProgressHook(BaseHook):
         :raises ImportApiUnreachable: no good answer came.
         :raises ImportApiRefused: the API refused in its own words.
         """
-        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        job = self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        return self._settings.redact_job(job)
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
 
         :param collection_name: only this collection's jobs.
         """
-        return self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        jobs = self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        return [self._settings.redact_job(job) for job in jobs]
 
     def create_import_job(
         self,
@@ -167,7 +169,8 @@ class ImportProgressHook(BaseHook):
             value: T = result.value
             return value
         except ImportApiError as error:
-            raise from_api_error(error) from error
+            # Not from the error itself: its words may hold what was blotted out.
+            raise from_api_error(error, self._settings.redact(str(error))) from None
 
     @cached_property
     def _settings(self) -> ImportConnection:
@@ -208,13 +211,16 @@ class ImportProgressAsyncHook(BaseHook):
 
     async def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
         """See :meth:`ImportProgressHook.get_import_progress`."""
-        return await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        job = await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        return (await self._settings()).redact_job(job)
 
     async def list_import_jobs(
         self, collection_name: str | None = None, cluster_id: str | None = None
     ) -> list[ImportJob]:
         """See :meth:`ImportProgressHook.list_import_jobs`."""
-        return await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        jobs = await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        settings = await self._settings()
+        return [settings.redact_job(job) for job in jobs]
 
     async def create_import_job(
         self,
@@ -264,7 +270,8 @@ class ImportProgressAsyncHook(BaseHook):
 
     async def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
         """Carry a call's requests to the server and the responses back, until it has its result."""
-        async with AsyncClient.shared(await self._settings()) as client:
+        settings = await self._settings()
+        async with AsyncClient.shared(settings) as client:
             call = start(client.api)
             try:
                 request = next(call)
@@ -279,7 +286,7 @@ class ImportProgressAsyncHook(BaseHook):
                 value: T = result.value
                 return value
             except ImportApiError as error:
-                raise from_api_error(error) from error
+                raise from_api_error(error, settings.redact(str(error))) from None
 
     async def _settings(self) -> ImportConnection:
         if self._loaded is None:
@@ -323,10 +330,11 @@ def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiErr
         signed_in = "accepts the token" if settings.token else "asks for no token"
         words = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
         words += [f"{name}: {error}" for name, error in troubles.items()]
-        return True, " ".join(words)
+        return True, settings.redact(" ".join(words))
     for error in troubles.values():
         if isinstance(error, (NotAuthenticated, NotPermitted)):
-            return False, f"{settings.base_url} answers. {error}"
+            return False, settings.redact(f"{settings.base_url} answers. {error}")
+    said = " ".join(dict.fromkeys(str(error) for error in troubles.values()))
     if all(isinstance(error, DialectNotServed) for error in troubles.values()):
-        return False, f"{settings.base_url} answers, but serves no import API. " + " ".join(map(str, troubles.values()))
-    return False, " ".join(dict.fromkeys(f"{error}" for error in troubles.values()))
+        said = f"{settings.base_url} answers, but serves no import API. {said}"
+    return False, settings.redact(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -48,8 +48,8 @@ _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
     Verdict.UNREACHABLE: ImportApiUnreachable,
     Verdict.SETTING_INVALID: ImportSettingInvalid,
 }
-# How the triggerer was told that an import job ended.
-_ENDED = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED)
+# After these the worker asks for the details; after an outage, whether it is over.
+_WORTH_ASKING = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.UNREACHABLE)
 
 
 class ImportProgressSensor(BaseSensorOperator):
@@ -102,10 +102,10 @@ class ImportProgressSensor(BaseSensorOperator):
         self.cluster_id = cluster_id
         self.importprog_conn_id = importprog_conn_id
         self.wait_for = checks.wait_for(wait_for)
-        self.allow_failed_files = allow_failed_files
+        self.allow_failed_files = checks.flag(allow_failed_files, "allow_failed_files")
         self.outage_tolerance = checks.seconds(outage_tolerance, "outage_tolerance")
         self.unknown_job_grace = checks.seconds(unknown_job_grace, "unknown_job_grace")
-        self.deferrable = deferrable
+        self.deferrable = checks.flag(deferrable, "deferrable")
         self._gate: Gate | None = None
         self._delay = 0.0
         if job_id is None or isinstance(job_id, (str, bytes, bool, float, list, tuple, dict, set)):
@@ -144,10 +144,10 @@ class ImportProgressSensor(BaseSensorOperator):
         """
         event = event or {}
         verdict, message = Verdict(event["verdict"]), str(event.get("message"))
-        if verdict not in _ENDED:
-            raise _EXCEPTIONS[verdict](message)
         gate = self._new_gate(started_at)
-        decision = self._ask(gate, after=(verdict, message))
+        decision = Decision(verdict, message)
+        if verdict in _WORTH_ASKING:
+            decision = self._ask(gate, after=decision)
         if decision.verdict is Verdict.WAIT:
             self._defer(gate)
         return self._conclude(decision, gate, context)
@@ -165,9 +165,12 @@ class ImportProgressSensor(BaseSensorOperator):
                 )
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
 
-    def _get_next_poke_interval(self, *args: Any, **kwargs: Any) -> float:
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
         """Wait longer than the base class would while the server is in trouble, and not past the time-out."""
-        return max(super()._get_next_poke_interval(*args, **kwargs), self._delay)
+        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        return max(interval, min(self._delay, self.timeout - run_duration()))
 
     @cached_property
     def _hook(self) -> ImportProgressHook:
@@ -204,14 +207,20 @@ class ImportProgressSensor(BaseSensorOperator):
         self._gate = gate
         return gate
 
-    def _ask(self, gate: Gate, after: tuple[Verdict, str] | None = None) -> Decision:
+    def _ask(self, gate: Gate, after: Decision | None = None) -> Decision:
+        """Ask once.
+
+        :param after: what the trigger decided a moment ago, if it did.
+        """
         try:
             job = self._hook.get_import_progress(gate.job_id, checks.optional_id(self.cluster_id, "cluster_id"))
         except ImportSettingInvalid:
             raise
         except ImportProgressException as error:
+            if after is not None and after.verdict is Verdict.UNREACHABLE:
+                return after
             if after is not None and isinstance(error, ImportJobUnknown):
-                return _expired_since(*after)
+                return _expired_since(after)
             return gate.failed(error)
         return gate.answered(job)
 
@@ -229,6 +238,7 @@ class ImportProgressSensor(BaseSensorOperator):
                 cluster_id=checks.optional_id(self.cluster_id, "cluster_id"),
                 importprog_conn_id=self.importprog_conn_id,
                 started_at=gate.started_at,
+                last_shown=gate.last_shown,
                 **asdict(gate.terms),
             ),
             method_name=self.execute_complete.__name__,
@@ -280,11 +290,11 @@ def _first_poke(context: Context) -> float:
     return first.timestamp() if isinstance(first, datetime) else time.time()
 
 
-def _expired_since(verdict: Verdict, message: str) -> Decision:
+def _expired_since(decision: Decision) -> Decision:
     """Say what is left when the server forgot the job between the trigger's event and now."""
-    if verdict is Verdict.OPEN:
+    if decision.verdict is Verdict.OPEN:
         return Decision(
             Verdict.JOB_UNKNOWN,
-            f"{message} But the server has forgotten the job since, so the details of its files are lost.",
+            f"{decision.message} But the server has forgotten the job since, and the details of its files are lost.",
         )
-    return Decision(verdict, message)
+    return decision

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_importprog import checks
+from airflow_provider_importprog import checks, describe
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
 from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
+
+# In bytes. Airflow logs every event and keeps it in its database; who resumes finds the whole message anew.
+_LONGEST_MESSAGE = 2000
 
 
 class ImportProgressTrigger(BaseTrigger):
@@ -28,6 +31,7 @@ class ImportProgressTrigger(BaseTrigger):
     :param outage_tolerance: seconds without one good answer after which the gate fails.
     :param unknown_job_grace: seconds for which the server may not know the job.
     :param started_at: when the gate began to wait, in seconds since the epoch; None for now.
+    :param last_shown: what the gate's log showed last of the progress; empty for nothing.
     """
 
     def __init__(
@@ -41,15 +45,17 @@ class ImportProgressTrigger(BaseTrigger):
         outage_tolerance: float = 900.0,
         unknown_job_grace: float = 60.0,
         started_at: float | None = None,
+        last_shown: Sequence[Any] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
         self.job_id = checks.job_id(job_id)
         self.cluster_id = cluster_id
         self.importprog_conn_id = importprog_conn_id
         self.started_at = started_at
+        self.last_shown = list(last_shown)
         self.terms = Terms(
             wait_for=checks.wait_for(wait_for),
-            allow_failed_files=allow_failed_files,
+            allow_failed_files=checks.flag(allow_failed_files, "allow_failed_files"),
             poke_interval=checks.seconds(poke_interval, "poke_interval"),
             outage_tolerance=checks.seconds(outage_tolerance, "outage_tolerance"),
             unknown_job_grace=checks.seconds(unknown_job_grace, "unknown_job_grace"),
@@ -64,19 +70,24 @@ class ImportProgressTrigger(BaseTrigger):
                 "cluster_id": self.cluster_id,
                 "importprog_conn_id": self.importprog_conn_id,
                 "started_at": self.started_at,
+                "last_shown": self.last_shown,
                 **asdict(self.terms),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""
-        gate = Gate(self.job_id, self.terms, log=self.log, started_at=self.started_at)
+        gate = Gate(self.job_id, self.terms, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
         await asyncio.sleep(self.terms.poke_interval)
         try:
             decision = await self._wait(gate)
         except ImportSettingInvalid as error:
             decision = Decision(Verdict.SETTING_INVALID, str(error))
-        event = {"job_id": self.job_id, "verdict": decision.verdict.value, "message": decision.message}
+        event = {
+            "job_id": self.job_id,
+            "verdict": decision.verdict.value,
+            "message": describe.brief(decision.message, _LONGEST_MESSAGE),
+        }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
     async def _wait(self, gate: Gate) -> Decision:
