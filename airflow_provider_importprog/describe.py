@@ -10,6 +10,7 @@ from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportS
 _FILES_NAMED = 10
 _LONGEST_REASON = 1000
 _LONGEST_FILE_REASON = 200
+_LONGEST_NAME = 200
 
 
 def span(seconds: float) -> str:
@@ -63,13 +64,13 @@ def totals(job: ImportJob) -> str:
     return ", ".join(parts)
 
 
-def failed_files(job: ImportJob) -> str:
+def failed_files(job: ImportJob, told: str | None = None) -> str:
     """Return the failed files with their reasons as sentences, each after a space; the first of very many.
 
-    A reason that is the job's own is not told again.
+    :param told: a reason that was told before, and is not told again.
     """
     failed = job.failed_files
-    sentences = [f" {_file(file, job.error_message)}" for file in failed[:_FILES_NAMED]]
+    sentences = [f" {_file(file, told)}" for file in failed[:_FILES_NAMED]]
     if len(failed) > _FILES_NAMED:
         sentences.append(f" And {len(failed) - _FILES_NAMED:,} more files.")
     return "".join(sentences)
@@ -84,6 +85,11 @@ def reason(error_message: str | None, limit: int = _LONGEST_REASON) -> str:
     return f"{error_message.rstrip().rstrip('.')}."
 
 
+def ending(name: str) -> str:
+    """Return a name, or the end of a very long one."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}"
+
+
 def brief(words: str, limit: int) -> str:
     """Return the beginning of a message, as much as takes `limit` bytes at the most in plain JSON."""
     if len(json.dumps(words)) <= limit:
@@ -95,9 +101,7 @@ def brief(words: str, limit: int) -> str:
 
 
 def _file(file: ImportFile, told: str | None) -> str:
-    name = file.file_name
-    if len(name) > _LONGEST_FILE_REASON:
-        name = f"…{name[-_LONGEST_FILE_REASON:]}"
+    name = ending(file.file_name)
     if told is not None and file.error_message == told:
         return f"The file: {name}."
     return f"{name}: {reason(file.error_message, _LONGEST_FILE_REASON)}"

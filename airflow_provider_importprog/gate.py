@@ -215,9 +215,9 @@ class Gate:
 
 
 def _explain(verdict: Verdict, job: ImportJob) -> str:
-    target = f"Import job {job.job_id} into collection {job.collection_name!r}"
+    target = f"Import job {job.job_id} into collection {describe.ending(job.collection_name)!r}"
     if verdict is Verdict.JOB_FAILED:
-        return f"{target} failed: {describe.reason(job.error_message)}{describe.failed_files(job)}"
+        return f"{target} failed: {describe.reason(job.error_message)}{describe.failed_files(job, job.error_message)}"
     if verdict is Verdict.FILES_FAILED:
         return (
             f"{target} is {job.state}, but {len(job.failed_files)} of {len(job.files)} files failed."

@@ -113,7 +113,7 @@ def read(request: Request, response: Response) -> Any:
         raise RateLimited(f"The server limits the rate of requests{said or '.'}", _retry_after(response))
     good = 200 <= status < 300 and code in _SUCCESS_CODES
     if request.job_id is not None and envelope and not good and _names_no_job(status, envelope.get("message")):
-        raise JobUnknown(f"The server has no record of import job {request.job_id}{said or '.'}")
+        raise JobUnknown(f"The server has no record of import job {_shorten(request.job_id)}{said or '.'}")
     if status in _NOT_SERVED_STATUSES and not envelope:
         path = urlsplit(request.target).path
         raise DialectNotServed(f"The server does not serve {path} (HTTP {status}).")
@@ -128,7 +128,9 @@ def read(request: Request, response: Response) -> Any:
         raise UnexpectedAnswer(f"HTTP {status} is not an answer of the import API{_glimpse(response.body)}")
     if good:
         return envelope.get("data")
-    raise Refused(f"The import API refused the request with code {code} (HTTP {status}){said or '.'}", code)
+    raise Refused(
+        f"The import API refused the request with code {_shorten(str(code), 20)} (HTTP {status}){said or '.'}", code
+    )
 
 
 def encode_json(body: Mapping[str, Any]) -> bytes:
@@ -174,7 +176,7 @@ def _describe_redirect(response: Response) -> str:
         host = target.hostname
     except ValueError:
         host = None
-    towards = f" to {target.scheme or 'another URL'}://{host}" if host else ""
+    towards = f" to {_shorten(f'{target.scheme}://{host}', 200)}" if host else ""
     return (
         f"The server redirects{towards} (HTTP {response.status}). A redirect is not followed, because the "
         "token would follow it: put the final URL into the connection's host."
