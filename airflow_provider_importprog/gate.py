@@ -71,6 +71,7 @@ class Gate:
         began: a gate outlives the worker that started it.
     :param log: where a person follows the gate.
     :param last_shown: another gate's `last_shown`, to go on where its log left off.
+    :param job: the import job as another gate saw it last.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Gate:
         log: Logger,
         started_at: float | None = None,
         last_shown: Sequence[Any] = (),
+        job: ImportJob | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.job_id = job_id
@@ -88,7 +90,7 @@ class Gate:
         self.started_at = clock() if started_at is None else started_at
         self._clock = clock
         self._log = log
-        self._job: ImportJob | None = None
+        self.job = job
         self._known_at = self.started_at
         self._outage_began: float | None = None
         self._failures = 0
@@ -118,7 +120,7 @@ class Gate:
         """Take a good answer."""
         now = self._clock()
         self._end_outage(now)
-        self._job, self._known_at = job, now
+        self.job, self._known_at = job, now
         verdict = judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
         if verdict is Verdict.WAIT:
             self._log_progress(job, now)
@@ -132,7 +134,7 @@ class Gate:
                 Verdict.UNAUTHORIZED,
                 f"Import job {self.job_id} cannot be watched. {error} Check the login and the password of the "
                 "connection, and the role of its user.",
-                self._job,
+                self.job,
             )
         if isinstance(error, ImportJobUnknown):
             return self._unknown(error)
@@ -144,13 +146,13 @@ class Gate:
         left = self.terms.unknown_job_grace - (now - self._known_at)
         if left > 0:
             self._show("unknown", f"{error} It may have been submitted a moment ago: waiting for it.")
-            return Decision(Verdict.WAIT, job=self._job, delay=min(self.terms.poke_interval, left))
+            return Decision(Verdict.WAIT, job=self.job, delay=min(self.terms.poke_interval, left))
         return Decision(
             Verdict.JOB_UNKNOWN,
             f"{error} Either the id or the cluster is wrong, or the record has expired (Milvus keeps it for 3 "
             "hours after the job ends, unless configured otherwise). How the import ended is not known: look "
             "into the collection before you import again.",
-            self._job,
+            self.job,
         )
 
     def _outage(self, error: ImportProgressException) -> Decision:
@@ -164,7 +166,7 @@ class Gate:
                 f"No good answer about import job {self.job_id} for {describe.span(now - self._outage_began)} "
                 f"(outage_tolerance is {describe.span(self.terms.outage_tolerance)}). The import itself may "
                 f"well go on. The last cause: {error}",
-                self._job,
+                self.job,
             )
         delay = min(self._back_off(getattr(error, "retry_after", None)), left)
         self._failures += 1
@@ -174,7 +176,7 @@ class Gate:
             error,
             describe.span(delay),
         )
-        return Decision(Verdict.WAIT, job=self._job, delay=delay)
+        return Decision(Verdict.WAIT, job=self.job, delay=delay)
 
     def _back_off(self, retry_after: float | None) -> float:
         interval = max(self.terms.poke_interval, _SHORTEST_BACK_OFF)

@@ -266,8 +266,7 @@ def make_file(name: str, first_id: int, rows: int, dimension: int = DIMENSION) -
     path = home / "files" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     content = [
-        {"id": first_id + row, "vector": [round(random.random(), 6) for _ in range(dimension)]}
-        for row in range(rows)
+        {"id": first_id + row, "vector": [round(random.random(), 6) for _ in range(dimension)]} for row in range(rows)
     ]
     path.write_text(json.dumps({"rows": content}))
     return path

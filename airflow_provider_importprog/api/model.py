@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
@@ -98,3 +99,15 @@ class ImportJob:
     def summary(self) -> dict[str, Any]:
         """Return the fields as plain JSON, without the files."""
         return _plain([(name, value) for name, value in vars(self).items() if name != "files"])
+
+    @classmethod
+    def from_summary(cls, summary: Mapping[str, Any]) -> ImportJob:
+        """Return the job that :meth:`summary` was made of, without its files."""
+        complete_time = summary["complete_time"]
+        return cls(
+            **{
+                **summary,
+                "state": ImportState(summary["state"]),
+                "complete_time": complete_time and datetime.fromisoformat(complete_time),
+            }
+        )

@@ -58,11 +58,11 @@ def list_request(address: Address, collection_name: str | None, page: int, page_
     return _get(f"{_ROOT}/list", query)
 
 
-def parse_list(data: Any) -> list[ImportJob]:
-    """Read the answer to :func:`list_request`: jobs without their files."""
+def parse_list(data: Any) -> tuple[list[ImportJob], int | None]:
+    """Read the answer to :func:`list_request`: jobs without their files, and how many there are in all."""
     answer = fields.mapping(data, "data")
     records = answer.get("tasks", answer.get("records"))
-    return [_parse_record(record) for record in fields.items(records, "tasks")]
+    return [_parse_record(record) for record in fields.items(records, "tasks")], fields.count(answer, "count")
 
 
 def create_request(address: Address, new: NewImportJob) -> Request:

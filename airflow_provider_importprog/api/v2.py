@@ -52,10 +52,15 @@ def list_request(address: Address, collection_name: str | None, page: int, page_
     return _post("list", address, body)
 
 
-def parse_list(data: Any) -> list[ImportJob]:
-    """Read the answer to :func:`list_request`: jobs without their files."""
-    records = fields.items(fields.mapping(data, "data").get("records"), "records")
-    return [_parse_job(record, fields.identifier(record, "jobId")) for record in records]
+def parse_list(data: Any) -> tuple[list[ImportJob], int | None]:
+    """Read the answer to :func:`list_request`: jobs without their files, and how many there are in all.
+
+    Milvus does not say how many, and answers all of them at once.
+    """
+    answer = fields.mapping(data, "data")
+    records = fields.items(answer.get("records"), "records")
+    jobs = [_parse_job(record, fields.identifier(record, "jobId")) for record in records]
+    return jobs, fields.count(answer, "count")
 
 
 def create_request(address: Address, new: NewImportJob) -> Request:

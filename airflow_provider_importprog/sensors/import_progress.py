@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_importprog import checks, describe
+from airflow_provider_importprog.api.model import ImportJob
 from airflow_provider_importprog.exceptions import (
     ImportApiUnauthorized,
     ImportApiUnreachable,
@@ -136,17 +137,21 @@ class ImportProgressSensor(BaseSensorOperator):
             return PokeReturnValue(True, self._conclude(decision, gate, context))
 
     def execute_complete(
-        self, context: Context, event: dict[str, Any] | None = None, started_at: float | None = None
+        self,
+        context: Context,
+        event: dict[str, Any],
+        started_at: float | None = None,
+        job: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Resume after the trigger's event: fetch the details, and open or fail.
 
         The event only wakes the gate. What it means is asked of the job as it is now, by the same verdict.
+
+        :param job: the import job's dict as this task saw it last before it deferred.
         """
-        event = event or {}
-        verdict, message = Verdict(event["verdict"]), str(event.get("message"))
-        gate = self._new_gate(started_at)
-        decision = Decision(verdict, message)
-        if verdict in _WORTH_ASKING:
+        gate = self._new_gate(started_at, job=ImportJob.from_summary(job) if job else None)
+        decision = Decision(Verdict(event["verdict"]), event["message"], gate.job)
+        if decision.verdict in _WORTH_ASKING:
             decision = self._ask(gate, after=decision)
         if decision.verdict is Verdict.WAIT:
             self._defer(gate)
@@ -192,8 +197,11 @@ class ImportProgressSensor(BaseSensorOperator):
             unknown_job_grace=self.unknown_job_grace,
         )
 
-    def _new_gate(self, started_at: float | None = None, terms: Terms | None = None) -> Gate:
-        return Gate(checks.job_id(self.job_id), terms or self._terms, log=self.log, started_at=started_at)
+    def _new_gate(
+        self, started_at: float | None = None, terms: Terms | None = None, job: ImportJob | None = None
+    ) -> Gate:
+        job_id = checks.job_id(self.job_id)
+        return Gate(job_id, terms or self._terms, log=self.log, started_at=started_at, job=job)
 
     def _begin(self, context: Context) -> Gate:
         """Begin to wait, or in reschedule mode go on with what an earlier process began."""
@@ -242,7 +250,7 @@ class ImportProgressSensor(BaseSensorOperator):
                 **asdict(gate.terms),
             ),
             method_name=self.execute_complete.__name__,
-            kwargs={"started_at": gate.started_at},
+            kwargs={"started_at": gate.started_at, "job": gate.job.summary() if gate.job else None},
             timeout=timedelta(seconds=left),
         )
         raise AssertionError("defer() always raises")
@@ -253,7 +261,9 @@ class ImportProgressSensor(BaseSensorOperator):
         files = [file.to_dict() for file in job.files] if job else []
         if job is not None and (ti := context.get("ti")):
             ti.xcom_push(key=XCOM_JOB_KEY, value=job.summary())
-            if decision.verdict is not Verdict.OPEN:
+            # What a deferral carried over holds no files, which is not to say that there were none.
+            ended = decision.verdict in (Verdict.JOB_FAILED, Verdict.FILES_FAILED)
+            if ended or (files and decision.verdict is not Verdict.OPEN):
                 ti.xcom_push(key=XCOM_RETURN_KEY, value=files)
         waited = describe.span(gate.waited)
         if decision.verdict is Verdict.OPEN:
@@ -293,8 +303,10 @@ def _first_poke(context: Context) -> float:
 def _expired_since(decision: Decision) -> Decision:
     """Say what is left when the server forgot the job between the trigger's event and now."""
     if decision.verdict is Verdict.OPEN:
-        return Decision(
-            Verdict.JOB_UNKNOWN,
-            f"{decision.message} But the server has forgotten the job since, and the details of its files are lost.",
+        return replace(
+            decision,
+            verdict=Verdict.JOB_UNKNOWN,
+            message=f"{decision.message} But the server has forgotten the job since, and the details of its files "
+            "are lost.",
         )
     return decision
