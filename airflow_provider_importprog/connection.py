@@ -168,6 +168,8 @@ def _base_url(place: str, host: str | None, schema: str | None, port: int | None
         )
     if "://" not in host and "[" not in host and host.count(":") > 1:
         host = f"[{host}]"  # an IPv6 address, whose brackets Airflow takes off when it reads a URI
+    if "?" in host or "#" in host:
+        raise ImportSettingInvalid(f"{place}: host must end before any '?' or '#'.")
     url = host if "://" in host else f"{scheme}://{host}"
     try:
         parts = urlsplit(url)
@@ -177,8 +179,6 @@ def _base_url(place: str, host: str | None, schema: str | None, port: int | None
     bare = parts.hostname or ""
     if parts.scheme.lower() not in ("http", "https") or not bare or any(c.isspace() or c in '<>"\\^`{|}' for c in url):
         raise ImportSettingInvalid(f"{place}: host {host!r} is no http or https URL, such as http://localhost:19530.")
-    if parts.query or parts.fragment:
-        raise ImportSettingInvalid(f"{place}: host must end before any '?' or '#'.")
     if port is not None and not 0 <= port <= 65535:
         raise ImportSettingInvalid(f"{place}: port must be from 1 to 65535, not {port}.")
     if port and own_port and port != own_port:

@@ -95,7 +95,7 @@ def brief(words: str, limit: int) -> str:
     if len(json.dumps(words)) <= limit:
         return words
     kept = words[:limit]
-    while len(json.dumps(kept)) > limit:
+    while kept and len(json.dumps(f"{kept}…")) > limit:
         kept = kept[: len(kept) * 3 // 4]
     return f"{kept}…"
 

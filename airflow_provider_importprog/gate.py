@@ -96,6 +96,7 @@ class Gate:
         self._failures = 0
         self._first_progress: tuple[float, float] | None = None
         self._last_shown = tuple(last_shown)
+        self._said_unknown = False
 
     @property
     def waited(self) -> float:
@@ -120,7 +121,7 @@ class Gate:
         """Take a good answer."""
         now = self._clock()
         self._end_outage(now)
-        self.job, self._known_at = job, now
+        self.job, self._known_at, self._said_unknown = job, now, False
         verdict = judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
         if verdict is Verdict.WAIT:
             self._log_progress(job, now)
@@ -145,7 +146,9 @@ class Gate:
         self._end_outage(now)
         left = self.terms.unknown_job_grace - (now - self._known_at)
         if left > 0:
-            self._show("unknown", f"{error} It may have been submitted a moment ago: waiting for it.")
+            if not self._said_unknown:
+                self._said_unknown = True
+                self._log.info("%s It may have been submitted a moment ago: waiting for it.", error)
             return Decision(Verdict.WAIT, job=self.job, delay=min(self.terms.poke_interval, left))
         return Decision(
             Verdict.JOB_UNKNOWN,
@@ -209,11 +212,6 @@ class Gate:
                 self.job_id,
             )
         self._last_shown = moved
-
-    def _show(self, key: str, line: str) -> None:
-        if self._last_shown != (key,):
-            self._last_shown = (key,)
-            self._log.info(line)
 
 
 def _explain(verdict: Verdict, job: ImportJob) -> str:

@@ -44,7 +44,7 @@ class BlockingClient:
     """
 
     def __init__(self, settings: ImportConnection) -> None:
-        self.api = ImportApi(settings.address, settings.api_version)
+        self.api = ImportApi(settings.address, settings.api_version, settings.redact)
         self._settings = settings
         self._next_request_at = 0.0
         self._repeating = HTTPAdapter(
@@ -114,7 +114,7 @@ class AsyncClient:
     )
 
     def __init__(self, settings: ImportConnection) -> None:
-        self.api = ImportApi(settings.address, settings.api_version)
+        self.api = ImportApi(settings.address, settings.api_version, settings.redact)
         self._settings = settings
         self._users = 0
         self._opening = asyncio.Lock()

@@ -56,10 +56,12 @@ class ImportApi:
     :param address: which part of the deployment to ask when a call names no cluster.
     :param version: the dialect to speak. ``auto`` asks v1 first and stays with v2 once the server has shown
         that it serves v2 and not v1.
+    :param redact: takes secrets out of what the server says of an error.
     """
 
-    def __init__(self, address: Address, version: ApiVersion = "auto") -> None:
+    def __init__(self, address: Address, version: ApiVersion = "auto", redact: Callable[[str], str] = str) -> None:
         self._address = address
+        self._redact = redact
         self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
 
     def get_import_progress(self, job_id: str, cluster_id: str | None = None) -> Call[ImportJob]:
@@ -72,7 +74,7 @@ class ImportApi:
 
         def ask(dialect: Dialect) -> Call[ImportJob]:
             request = dialect.progress_request(address, job_id)
-            return dialect.parse_progress(read(request, (yield request)), job_id)
+            return dialect.parse_progress(read(request, (yield request), self._redact), job_id)
 
         return (yield from self._speak(ask))
 
@@ -90,7 +92,7 @@ class ImportApi:
             page = 1
             while True:
                 request = dialect.list_request(address, collection_name, page, _PAGE_SIZE)
-                found, count = dialect.parse_list(read(request, (yield request)))
+                found, count = dialect.parse_list(read(request, (yield request), self._redact))
                 known = len(jobs)
                 jobs.update((job.job_id, job) for job in found)
                 # A server may answer shorter pages than asked for, or the same ones again.
@@ -108,7 +110,7 @@ class ImportApi:
 
         def ask(dialect: Dialect) -> Call[str]:
             request = dialect.create_request(address, new)
-            return dialect.parse_create(read(request, (yield request)))
+            return dialect.parse_create(read(request, (yield request), self._redact))
 
         return (yield from self._speak(ask))
 
@@ -129,7 +131,7 @@ class ImportApi:
         for dialect in self._dialects:
             request = dialect.list_request(self._address, None, 1, 1)
             try:
-                dialect.parse_list(read(request, (yield request)))
+                dialect.parse_list(read(request, (yield request), self._redact))
                 found[dialect.NAME] = None
             except ImportApiError as error:
                 found[dialect.NAME] = error
@@ -145,7 +147,7 @@ class ImportApi:
 
         def ask(dialect: Dialect) -> Call[None]:
             request = choose(dialect)(address, job_id)
-            read(request, (yield request))
+            read(request, (yield request), self._redact)
 
         return (yield from self._speak(ask))
 

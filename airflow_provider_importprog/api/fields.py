@@ -70,7 +70,7 @@ def identifier(data: Mapping[str, Any], name: str, expected: str | None = None) 
             raise _unexpected(name, data.get(name), "an id")
         return expected
     if expected is not None and value != expected:
-        raise UnexpectedAnswer(f"The answer is about {name} {value!r}, but {expected!r} was asked for.")
+        raise UnexpectedAnswer(f"The answer is about {name} {_shown(value)}, but {_shown(expected)} was asked for.")
     return value
 
 
@@ -112,7 +112,10 @@ def _finite(value: Any) -> float | int | None:
 
 
 def _unexpected(name: str, value: Any, promised: str) -> UnexpectedAnswer:
+    return UnexpectedAnswer(f"{name!r} should be {promised} and is {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
     shown = repr(value)
-    if len(shown) > 80:
-        shown = f"{shown[:80]}…"
-    return UnexpectedAnswer(f"{name!r} should be {promised} and is {shown}.")
+    # Not the beginning of it: it might be that of a secret, which nobody would find to blot out.
+    return shown if len(shown) <= 80 else f"a {type(value).__name__} of {len(shown):,} characters"

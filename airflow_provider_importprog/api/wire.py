@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -95,15 +95,16 @@ class Response:
     body: bytes
 
 
-def read(request: Request, response: Response) -> Any:
+def read(request: Request, response: Response, redact: Callable[[str], str] = str) -> Any:
     """Return the ``data`` of a good answer.
 
+    :param redact: takes secrets out of what a server said, before it is cut and could be cut in a secret.
     :raises ImportApiError: the subclass says what any other answer means.
     """
     status = response.status
     envelope = _envelope(response.body)
     code: int | None = envelope["code"] if envelope else None
-    said = _quote(envelope.get("message")) if envelope else ""
+    said = _quote(envelope.get("message"), redact) if envelope else ""
 
     if status == 401 or code in _NOT_AUTHENTICATED_CODES:
         raise NotAuthenticated(f"The server does not accept the token{said or '.'}")
@@ -121,11 +122,11 @@ def read(request: Request, response: Response) -> Any:
         raise Redirected(_describe_redirect(response))
     if status >= 500:
         raise ServerDown(
-            f"The server, or something before it, is down: HTTP {status}{said or _glimpse(response.body)}",
+            f"The server, or something before it, is down: HTTP {status}{said or _glimpse(response.body, redact)}",
             _retry_after(response),
         )
     if envelope is None or code is None:
-        raise UnexpectedAnswer(f"HTTP {status} is not an answer of the import API{_glimpse(response.body)}")
+        raise UnexpectedAnswer(f"HTTP {status} is not an answer of the import API{_glimpse(response.body, redact)}")
     if good:
         return envelope.get("data")
     raise Refused(
@@ -176,20 +177,20 @@ def _describe_redirect(response: Response) -> str:
         host = target.hostname
     except ValueError:
         host = None
-    towards = f" to {_shorten(f'{target.scheme}://{host}', 200)}" if host else ""
+    towards = f" to {target.scheme}://{_shorten(host, 200)}".replace(" ://", " ") if host else ""
     return (
         f"The server redirects{towards} (HTTP {response.status}). A redirect is not followed, because the "
         "token would follow it: put the final URL into the connection's host."
     )
 
 
-def _quote(message: Any) -> str:
-    return f": {_shorten(message)}" if isinstance(message, str) and message.strip() else ""
+def _quote(message: Any, redact: Callable[[str], str]) -> str:
+    return f": {_shorten(redact(message))}" if isinstance(message, str) and message.strip() else ""
 
 
-def _glimpse(body: bytes) -> str:
-    shown = _shorten(body[:1000].decode("utf-8", "replace"))
-    return f": it begins with {shown!r}" if shown else ": its body is empty."
+def _glimpse(body: bytes, redact: Callable[[str], str]) -> str:
+    shown = _shorten(redact(body.decode("utf-8", "replace")), 200)
+    return f": it begins with «{shown}»" if shown else ": its body is empty."
 
 
 def _shorten(words: str, limit: int = 500) -> str:
