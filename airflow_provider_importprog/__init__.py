@@ -12,7 +12,8 @@ def get_provider_info() -> dict[str, Any]:
     integration = "Milvus / Zilliz Cloud import"
     package = __name__
     optional_text = {"type": ["string", "null"]}
-    optional_number = {"type": ["number", "null"], "minimum": 0}
+    # The arrows of Airflow's number field start at the minimum, so it must be a value that makes sense.
+    optional_number = {"type": ["number", "null"], "minimum": 1}
     return {
         "package-name": "airflow-provider-importprog",
         "name": integration,
@@ -56,36 +57,49 @@ def get_provider_info() -> dict[str, Any]:
                         "password": "Password or API key",
                         "schema": "Scheme, if the URL has none",
                     },
+                    # The port on its own, not in the URL: Test of Airflow 3.3.1 and 3.3.2 fails ("Bad Request") for a
+                    # connection of any type without one. https://github.com/apache/airflow/pull/73298
                     "placeholders": {
-                        "host": "http://localhost:19530",
+                        "host": "http://localhost",
+                        "login": "root",
                         "schema": "https",
-                        "port": "19530",
+                        "port": "19530 for Milvus, 443 for Zilliz Cloud",
+                        # Only the form before 3.0 shows those of extra fields.
+                        "cluster_id": "in01-1a2b3c4d5e6f7a8",
+                        "project_id": "proj-1a2b3c4d5e6f7a8b9c",
+                        "region_id": "aws-us-west-2",
+                        "db_name": "default",
+                        "api_version": "auto",
+                        "timeout": "60",
+                        "max_requests_per_second": "20",
+                        "verify": "true",
+                        "cert": "/etc/ssl/private/client.pem",
                     },
                 },
                 "conn-fields": {
                     "cluster_id": {
                         "label": "Cluster ID",
-                        "description": "Zilliz Cloud cluster asked when a task names none",
+                        "description": "Zilliz Cloud cluster, such as in01-1a2b3c4d5e6f7a8, if a task names none",
                         "schema": optional_text,
                     },
                     "project_id": {
                         "label": "Project ID",
-                        "description": "Zilliz Cloud project, together with the region; v2 only",
+                        "description": "Zilliz Cloud project, such as proj-1a2b3c4d5e6f7a8b9c; with a region; v2 only",
                         "schema": optional_text,
                     },
                     "region_id": {
                         "label": "Region ID",
-                        "description": "Zilliz Cloud region, together with the project; v2 only",
+                        "description": "Zilliz Cloud region, such as aws-us-west-2; with a project; v2 only",
                         "schema": optional_text,
                     },
                     "db_name": {
                         "label": "Database",
-                        "description": "Milvus database; v2 only",
+                        "description": "Milvus database, the default one when empty; v2 only",
                         "schema": optional_text,
                     },
                     "api_version": {
                         "label": "API version",
-                        "description": "auto asks v1 first and uses v2 where v1 is not served",
+                        "description": "auto, v1 or v2; auto asks v1 first and uses v2 where v1 is not served",
                         "schema": {
                             "type": ["string", "null"],
                             "enum": ["auto", "v1", "v2"],
@@ -104,7 +118,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "verify": {
                         "label": "Verify TLS",
-                        "description": "true, false, or the path of a CA bundle",
+                        "description": "true, false, or the path of a CA bundle; true when empty",
                         "schema": optional_text,
                     },
                     "cert": {

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+)
 
 from airflow_provider_importprog.api import errors
 from airflow_provider_importprog.api.model import ImportJob
@@ -52,6 +56,10 @@ class ImportApiRefused(ImportProgressException):
 
 class ImportSettingInvalid(ImportProgressException, ValueError):
     """A parameter, or a field of the connection, holds what it must not. Nothing was sent."""
+
+
+class ImportConnectionNotFound(ImportSettingInvalid, AirflowNotFoundException):
+    """There is no connection of this id."""
 
 
 def from_api_error(error: errors.ImportApiError, message: str) -> ImportProgressException:

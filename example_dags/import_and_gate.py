@@ -8,6 +8,7 @@ Needs an Airflow connection ``importprog_default`` of type "Milvus / Zilliz Clou
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Param, TriggerRule, dag, task
@@ -59,6 +60,7 @@ def import_and_gate() -> None:
         deferrable=True,
         poke_interval=2,
         retries=2,
+        retry_delay=timedelta(seconds=10),
     )
     rows = process.expand(file=gate.output)
     count_rows(rows)  # type: ignore[arg-type]  # an XComArg, a list when the task runs

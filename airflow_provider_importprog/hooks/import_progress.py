@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import cached_property
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_importprog import checks, get_provider_info
 from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
 from airflow_provider_importprog.api.client import Call
 from airflow_provider_importprog.api.errors import (
-    DialectNotServed,
     ImportApiError,
     NotAuthenticated,
     NotPermitted,
+    UnexpectedAnswer,
     Unreachable,
 )
 from airflow_provider_importprog.connection import CONN_TYPE, ImportConnection
-from airflow_provider_importprog.exceptions import ImportSettingInvalid, from_api_error
+from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid, from_api_error
 from airflow_provider_importprog.transport import AsyncClient, BlockingClient
 
 if TYPE_CHECKING:
@@ -65,13 +66,18 @@ class ImportProgressHook(BaseHook):
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import StringField
+        from wtforms.validators import Optional, any_of
 
-        return {
-            name: StringField(
-                lazy_gettext(field["label"]), widget=BS3TextFieldWidget(), description=field["description"]
+        def widget(field: dict[str, Any]) -> StringField:
+            choices = field["schema"].get("enum")
+            return StringField(
+                lazy_gettext(field["label"]),
+                [Optional(), any_of(choices)] if choices else [],
+                widget=BS3TextFieldWidget(),
+                description=field["description"],
             )
-            for name, field in _connection_type()["conn-fields"].items()
-        }
+
+        return {name: widget(field) for name, field in _connection_type()["conn-fields"].items()}
 
     def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
         """Ask how far an import job is, with the details of each file.
@@ -174,7 +180,11 @@ class ImportProgressHook(BaseHook):
 
     @cached_property
     def _settings(self) -> ImportConnection:
-        return ImportConnection.read(self.get_connection(self.importprog_conn_id))
+        try:
+            connection = self.get_connection(self.importprog_conn_id)
+        except AirflowNotFoundException:
+            raise _not_found(self.importprog_conn_id) from None
+        return ImportConnection.read(connection)
 
     @cached_property
     def _client(self) -> BlockingClient:
@@ -292,9 +302,19 @@ class ImportProgressAsyncHook(BaseHook):
         if self._loaded is None:
             from airflow.providers.common.compat.connection import get_async_connection
 
-            connection = await get_async_connection(self.importprog_conn_id, hook=self)
+            try:
+                connection = await get_async_connection(self.importprog_conn_id)
+            except AirflowNotFoundException:
+                raise _not_found(self.importprog_conn_id) from None
             self._loaded = ImportConnection.read(connection)
         return self._loaded
+
+
+def _not_found(conn_id: str) -> ImportConnectionNotFound:
+    return ImportConnectionNotFound(
+        f"Connection {conn_id!r} is not defined: add it with the type {ImportProgressHook.hook_name!r}, or correct "
+        "importprog_conn_id."
+    )
 
 
 def _connection_type() -> dict[str, Any]:
@@ -325,16 +345,28 @@ def _new_import_job(**fields: Any) -> NewImportJob:
 
 def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiError | None]) -> tuple[bool, str]:
     served = [name for name, error in found.items() if error is None]
-    troubles = {name: error for name, error in found.items() if error is not None}
+    # Of a web page in place of an answer, the beginning will do.
+    said = {name: shorten(settings.redact(str(error)), 300, placeholder=" …") for name, error in found.items() if error}
     if served:
         signed_in = "accepts the token" if settings.token else "asks for no token"
         words = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
-        words += [f"{name}: {error}" for name, error in troubles.items()]
+        words += [f"{name}: {trouble}" for name, trouble in said.items()]
         return True, settings.redact(" ".join(words))
-    for error in troubles.values():
+    for name, error in found.items():
         if isinstance(error, (NotAuthenticated, NotPermitted)):
-            return False, settings.redact(f"{settings.base_url} answers. {error}")
-    said = " ".join(dict.fromkeys(str(error) for error in troubles.values()))
-    if all(isinstance(error, DialectNotServed) for error in troubles.values()):
-        said = f"{settings.base_url} answers, but serves no import API. {said}"
-    return False, settings.redact(said)
+            advice = _check_the_token(settings) if isinstance(error, NotAuthenticated) else ""
+            return False, settings.redact(f"{settings.base_url} answers. {said[name].rstrip('.')}.{advice}")
+    words = list(dict.fromkeys(said.values()))
+    if all(isinstance(error, UnexpectedAnswer) for error in found.values()):
+        words.insert(0, f"{settings.base_url} answers, but not as the import API does. Check the base URL.")
+    elif any("WRONG_VERSION_NUMBER" in trouble or "RECORD_LAYER_FAILURE" in trouble for trouble in words):
+        words.append("If it speaks http and not https, write http:// before the host.")
+    elif any("CERTIFICATE_VERIFY_FAILED" in trouble for trouble in words):
+        words.append("If its certificate is your own, put the path of your CA bundle into 'verify'.")
+    return False, settings.redact(" ".join(words))
+
+
+def _check_the_token(settings: ImportConnection) -> str:
+    if not settings.token:
+        return " Fill in the user name and the password, or an API key as the password alone."
+    return " Check the user name and the password." if ":" in settings.token else " Check the API key."
