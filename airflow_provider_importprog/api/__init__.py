@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from airflow_provider_importprog.api.client import ApiVersion, ImportApi
-from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
-from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_importprog.api.client import ApiVersion, ImportApi
+    from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
+    from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response
 
 __all__ = [
     "Address",
@@ -17,3 +21,14 @@ __all__ = [
     "Request",
     "Response",
 ]
+
+_MODULES = {"ApiVersion": "client", "ImportApi": "client"}
+_MODULES |= dict.fromkeys(("ImportFile", "ImportJob", "ImportState"), "model")
+_MODULES |= dict.fromkeys(("Address", "NewImportJob", "Request", "Response"), "wire")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a DAG file that has a sensor needs the model alone, and pays for no more."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
