@@ -51,18 +51,19 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": integration,
                 "ui-field-behaviour": {
                     "hidden-fields": [],
+                    # Longer labels push their fields out of line.
                     "relabeling": {
                         "host": "Base URL",
-                        "login": "User name (empty for an API key)",
+                        "login": "User name",
                         "password": "Password or API key",
-                        "schema": "Scheme, if the URL has none",
+                        "schema": "Scheme",
                     },
                     # The port on its own, not in the URL: Test of Airflow 3.3.1 and 3.3.2 fails ("Bad Request") for a
                     # connection of any type without one. https://github.com/apache/airflow/pull/73298
                     "placeholders": {
                         "host": "http://localhost",
-                        "login": "root",
-                        "schema": "https",
+                        "login": "root; leave it empty for an API key",
+                        "schema": "https; only where the base URL has none",
                         "port": "19530 for Milvus, 443 for Zilliz Cloud",
                         # Only the form before 3.0 shows those of extra fields.
                         "cluster_id": "in01-1a2b3c4d5e6f7a8",

@@ -129,13 +129,13 @@ class ImportConnection:
 
     def redact_id(self, words: str) -> str:
         """Return what a server said with the token blotted out, should it have echoed it."""
-        return words.replace(self.token, _BLOT) if self.token else words
+        return _blot(words, self.token) if self.token else words
 
     def redact(self, words: str) -> str:
         """Return what a server said of an error with the token, and the password in it, blotted out."""
         words = self.redact_id(words)
         password = (self.token or "").partition(":")[2]
-        return words.replace(password, _BLOT) if len(password) >= _SHORTEST_REDACTED else words
+        return _blot(words, password) if len(password) >= _SHORTEST_REDACTED else words
 
     def redact_job(self, job: ImportJob) -> ImportJob:
         """Return an import job with the token blotted out, should the server have echoed it."""
@@ -152,6 +152,10 @@ class ImportConnection:
                 for file in job.files
             ),
         )
+
+
+def _blot(words: str, secret: str) -> str:
+    return words.replace(secret, _BLOT).replace(json.dumps(secret)[1:-1], _BLOT)
 
 
 def _base_url(place: str, host: str | None, schema: str | None, port: int | None) -> str:

@@ -95,9 +95,10 @@ class ImportApi:
                 found, count = dialect.parse_list(read(request, (yield request), self._redact))
                 known = len(jobs)
                 jobs.update((job.job_id, job) for job in found)
-                # A server may answer shorter pages than asked for, or the same ones again.
-                last = len(found) != _PAGE_SIZE if count is None else len(jobs) >= count
-                if last or len(jobs) == known:
+                # A server may answer shorter pages than asked for, the same ones again, or as its count that of
+                # the page.
+                more = len(found) == _PAGE_SIZE or (count is not None and len(jobs) < count)
+                if not more or len(jobs) == known:
                     break
                 page += 1
             return [job for job in jobs.values() if collection_name in (None, job.collection_name)]

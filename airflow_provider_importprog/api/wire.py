@@ -189,7 +189,12 @@ def _quote(message: Any, redact: Callable[[str], str]) -> str:
 
 
 def _glimpse(body: bytes, redact: Callable[[str], str]) -> str:
-    shown = _shorten(redact(body.decode("utf-8", "replace")), 200)
+    try:
+        # Written anew, JSON hides no secret behind an escape.
+        words = json.dumps(json.loads(body), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        words = body.decode("utf-8", "replace")
+    shown = _shorten(redact(words), 200)
     return f": it begins with «{shown}»" if shown else ": its body is empty."
 
 

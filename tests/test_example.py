@@ -10,10 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.e2e
 @pytest.mark.milvus
 def test_the_example_opens_on_good_files_and_fails_on_a_broken_one(tmp_path: Path) -> None:
     home = tmp_path / "demo"
