@@ -100,12 +100,10 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "api_version": {
                         "label": "API version",
-                        "description": "auto, v1 or v2; auto asks v1 first and uses v2 where v1 is not served",
-                        "schema": {
-                            "type": ["string", "null"],
-                            "enum": ["auto", "v1", "v2"],
-                            "default": "auto",
-                        },
+                        "description": "v1, v2, or auto as when empty: v1 first, and v2 where v1 is not served",
+                        # No default: Airflow would save it, and warn in each task's log that a value of
+                        # the extra is too short to be masked.
+                        "schema": {"type": ["string", "null"], "enum": ["auto", "v1", "v2"]},
                     },
                     "timeout": {
                         "label": "Request timeout",

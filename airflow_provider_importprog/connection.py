@@ -31,7 +31,7 @@ _READ_TIMEOUT = 30.0
 # What Zilliz Cloud allows a user on an endpoint.
 _MAX_REQUESTS_PER_SECOND = 20.0
 _BLOT = "***"
-# A shorter password turns up by chance in what a server says.
+# A shorter secret turns up by chance in what a server says.
 _SHORTEST_REDACTED = 6
 
 
@@ -121,15 +121,17 @@ class ImportConnection:
             context = ssl.create_default_context(
                 capath=authorities if folder else None, cafile=None if folder else authorities
             )
-        if isinstance(self.cert, str):
-            context.load_cert_chain(self.cert)
-        elif self.cert is not None:
-            context.load_cert_chain(*self.cert)
+        if self.cert is not None:
+            cert, key = (self.cert, None) if isinstance(self.cert, str) else self.cert
+            # Without a password, OpenSSL would ask a person for that of an encrypted key.
+            context.load_cert_chain(cert, key, password="")
         return context
 
     def redact_id(self, words: str) -> str:
         """Return what a server said with the token blotted out, should it have echoed it."""
-        return _blot(words, self.token) if self.token else words
+        if self.token is None or len(self.token) < _SHORTEST_REDACTED:
+            return words
+        return _blot(words, self.token)
 
     def redact(self, words: str) -> str:
         """Return what a server said of an error with the token, and the password in it, blotted out."""

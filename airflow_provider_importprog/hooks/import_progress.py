@@ -6,6 +6,7 @@ The two hooks share everything but the waiting: the requests, the answers and th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import cached_property
@@ -306,7 +307,8 @@ class ImportProgressAsyncHook(BaseHook):
                 connection = await get_async_connection(self.importprog_conn_id)
             except AirflowNotFoundException:
                 raise _not_found(self.importprog_conn_id) from None
-            self._loaded = ImportConnection.read(connection)
+            # It may read certificates.
+            self._loaded = await asyncio.to_thread(ImportConnection.read, connection)
         return self._loaded
 
 

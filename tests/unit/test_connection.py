@@ -1,0 +1,431 @@
+"""The design's connection table, field by field."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from airflow.providers.common.compat.sdk import Connection
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from airflow_provider_importprog.api import Address, ImportFile, ImportJob, ImportState, Request, Response
+from airflow_provider_importprog.api.errors import ImportApiError
+from airflow_provider_importprog.api.wire import read as read_answer
+from airflow_provider_importprog.connection import ImportConnection
+from airflow_provider_importprog.exceptions import ImportSettingInvalid
+from tests.unit.helpers import raw, said
+
+# Airflow 2 minds an extra that is no object, and goes on.
+pytestmark = pytest.mark.filterwarnings("ignore:Encountered")
+
+FIELDS = ("conn_id", "conn_type", "host", "schema", "port", "login", "password")
+LOGIN, PASSWORD = "alice-in-secret", "hush-hush-42"
+
+
+def read(extra: Any = None, **fields: Any) -> ImportConnection:
+    if extra is not None and not isinstance(extra, str):
+        extra = json.dumps(extra)
+    fields = {"host": "http://localhost:19530", "login": LOGIN, "password": PASSWORD, **fields}
+    return ImportConnection.read(Connection(conn_id="milvus", **{"conn_type": "importprog", **fields}, extra=extra))
+
+
+def read_uri(uri: str) -> ImportConnection:
+    """Read a connection as an environment variable holds it; Airflow 3 and 2 have each their own way."""
+    from_uri = getattr(Connection, "from_uri", None)
+    return ImportConnection.read(
+        from_uri(uri, conn_id="milvus") if from_uri else cast("Any", Connection)("milvus", uri=uri)
+    )
+
+
+def refusal(extra: Any = None, **fields: Any) -> str:
+    with pytest.raises(ImportSettingInvalid) as raised:
+        read(extra, **fields)
+    sentence = str(raised.value)
+    assert sentence.startswith("Connection 'milvus'")
+    assert LOGIN not in sentence
+    assert PASSWORD not in sentence
+    return sentence
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        ("host", "schema", "port", "url"),
+        [
+            pytest.param("http://localhost:19530", None, None, "http://localhost:19530", id="base URL"),
+            pytest.param("https://api.cloud.zilliz.com", None, None, "https://api.cloud.zilliz.com", id="https"),
+            pytest.param("localhost", None, None, "https://localhost", id="https without a scheme"),
+            pytest.param("localhost", "http", None, "http://localhost", id="schema without a scheme"),
+            pytest.param("localhost", " HTTP ", None, "http://localhost", id="schema in capitals"),
+            pytest.param("localhost", "", 19530, "https://localhost:19530", id="port is added"),
+            pytest.param("localhost:19530", "http", None, "http://localhost:19530", id="port in the host"),
+            pytest.param("http://localhost", "https", 19530, "http://localhost:19530", id="the host's scheme wins"),
+            pytest.param("http://localhost:19530", None, 19530, "http://localhost:19530", id="the same port twice"),
+            pytest.param("http://localhost:19530/", None, None, "http://localhost:19530", id="slash at the end"),
+            pytest.param("http://h/milvus/", None, 80, "http://h:80/milvus", id="base path, port put before it"),
+            pytest.param("h/a/b//", None, None, "https://h/a/b", id="base path without a scheme"),
+            pytest.param("HTTP://LocalHost", None, None, "http://localhost", id="capitals"),
+            pytest.param("  http://h \n", None, None, "http://h", id="white space around it"),
+            pytest.param("http://[::1]:19530", None, None, "http://[::1]:19530", id="IPv6"),
+            pytest.param("[fe80::1]", "http", 19530, "http://[fe80::1]:19530", id="IPv6 with a port field"),
+            pytest.param("10.0.0.7", "http", 19530, "http://10.0.0.7:19530", id="IPv4"),
+        ],
+    )
+    def test_the_base_url_comes_of_host_schema_and_port(
+        self, host: str, schema: str | None, port: int | None, url: str
+    ) -> None:
+        assert read(host=host, schema=schema, port=port).base_url == url
+
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            pytest.param({"host": None}, "has no host", id="none"),
+            pytest.param({"host": " "}, "has no host", id="blank"),
+            pytest.param({"host": "ftp://h"}, "host 'ftp://h' is no http or https URL", id="another scheme"),
+            pytest.param({"host": "http://"}, "is no http or https URL", id="no name"),
+            pytest.param({"host": "http://:19530"}, "is no http or https URL", id="only a port"),
+            pytest.param({"host": "my host"}, "is no http or https URL", id="white space inside"),
+            pytest.param({"host": "http://h\nx"}, "is no http or https URL", id="a new line inside"),
+            pytest.param({"host": "http://h\\x"}, "is no http or https URL", id="a backslash"),
+            pytest.param({"host": "<host>"}, "is no http or https URL", id="a placeholder"),
+            pytest.param({"host": "http://h:port"}, "host is no URL", id="port no number"),
+            pytest.param({"host": "http://h:99999"}, "host is no URL", id="port too high"),
+            pytest.param({"host": "http://[::1"}, "host is no URL", id="broken IPv6"),
+            pytest.param({"host": "http://h/?a=1"}, "must end before any '?' or '#'", id="query"),
+            pytest.param({"host": "http://h/#a"}, "must end before any '?' or '#'", id="fragment"),
+            pytest.param({"host": "h", "port": 65536}, "port must be from 1 to 65535, not 65536", id="port field"),
+            pytest.param({"host": "h", "port": -1}, "port must be from 1 to 65535, not -1", id="port negative"),
+            pytest.param({"host": "h", "schema": "grpc"}, "schema must be http or https, not 'grpc'", id="schema"),
+            pytest.param(
+                {"host": "http://h:1", "port": 2}, "host names port 1, and port is 2. Leave one", id="two ports"
+            ),
+        ],
+    )
+    def test_what_is_no_url_is_refused_and_named(self, fields: dict[str, Any], said: str) -> None:
+        assert said in refusal(**fields)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            f"http://{LOGIN}:{PASSWORD}@h:19530",
+            f"{LOGIN}:{PASSWORD}@h",
+            f"http://{PASSWORD}@h",
+            f"http://{LOGIN}:{PASSWORD} x@h",
+            f"http://{LOGIN}:1#{PASSWORD}@h",
+            f"http://{LOGIN}:1/{PASSWORD}@h",
+            f"http://{LOGIN}:1?{PASSWORD}@h",
+        ],
+    )
+    def test_a_host_that_holds_a_password_is_refused_without_showing_it(self, host: str) -> None:
+        assert "host holds a user name or a password" in refusal(host=host)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            f"http://h/?token={PASSWORD}",
+            f"http://h/#{PASSWORD}",
+            f"grpc://h/?token={PASSWORD}",
+        ],
+        ids=["query", "fragment", "another scheme"],
+    )
+    def test_nor_is_one_shown_that_hides_in_a_query(self, host: str) -> None:
+        refusal(host=host)
+
+
+class TestToken:
+    @pytest.mark.parametrize(
+        ("login", "password", "token"),
+        [
+            ("root", "Milvus", "root:Milvus"),
+            (None, "api-key", "api-key"),
+            ("", " api-key ", "api-key"),
+            ("  ", "api-key", "api-key"),
+            ("root", "a:b", "root:a:b"),
+            (None, None, None),
+            ("", "", None),
+        ],
+    )
+    def test_it_is_login_and_password_or_the_password_alone(
+        self, login: str | None, password: str | None, token: str | None
+    ) -> None:
+        assert read(login=login, password=password).token == token
+
+    def test_a_login_without_a_password_is_refused(self) -> None:
+        assert "has a login and no password" in refusal(password=None)
+
+    @pytest.mark.parametrize("character", [" ", "\n", "\r\n", "\0", "\x7f", "é", "密"])
+    def test_what_no_header_can_hold_is_refused_without_showing_it(self, character: str) -> None:
+        assert "travel in an HTTP header" in refusal(password=f"{PASSWORD}{character}x")
+        assert "travel in an HTTP header" in refusal(login=f"{LOGIN}{character}x")
+
+    def test_no_repr_shows_it(self) -> None:
+        settings = read()
+        assert settings.token == f"{LOGIN}:{PASSWORD}"
+        for shown in (repr(settings), str(settings), f"{settings}"):
+            assert LOGIN not in shown
+            assert PASSWORD not in shown
+
+
+class TestExtra:
+    @pytest.mark.parametrize("extra", [None, "", "  ", "{}"], ids=["none", "empty", "blank", "no field"])
+    def test_without_it_the_defaults_hold(self, extra: str | None) -> None:
+        assert read(extra) == ImportConnection(
+            conn_id="milvus",
+            base_url="http://localhost:19530",
+            token=f"{LOGIN}:{PASSWORD}",
+            address=Address(),
+            api_version="auto",
+            connect_timeout=5.0,
+            read_timeout=30.0,
+            verify=True,
+            cert=None,
+            max_requests_per_second=20.0,
+        )
+
+    def test_null_and_empty_fields_are_as_good_as_none(self) -> None:
+        names = ("cluster_id", "project_id", "region_id", "db_name", "api_version", "timeout", "verify", "cert")
+        for nothing in (None, ""):
+            assert read(dict.fromkeys((*names, "max_requests_per_second"), nothing)) == read()
+
+    def test_v2_addressing(self) -> None:
+        settings = read({"cluster_id": " in01 ", "project_id": "p", "region_id": "r", "db_name": "sales"})
+        assert settings.address == Address(cluster_id="in01", project_id="p", region_id="r", db_name="sales")
+
+    @pytest.mark.parametrize("version", ["auto", "v1", "v2"])
+    def test_api_versions(self, version: str) -> None:
+        assert read({"api_version": version}).api_version == version
+
+    @pytest.mark.parametrize(("given", "seconds"), [(60, 60.0), (0.5, 0.5), ("60", 60.0), (" 1.5 ", 1.5)])
+    def test_a_timeout_is_for_connecting_and_reading(self, given: Any, seconds: float) -> None:
+        settings = read({"timeout": given})
+        assert (settings.connect_timeout, settings.read_timeout) == (seconds, seconds)
+
+    @pytest.mark.parametrize(("given", "rate"), [(5, 5.0), ("0.5", 0.5)])
+    def test_requests_per_second(self, given: Any, rate: float) -> None:
+        assert read({"max_requests_per_second": given}).max_requests_per_second == rate
+
+    @pytest.mark.parametrize(
+        ("given", "verify"),
+        [(True, True), (False, False), ("true", True), ("false", False), (" False ", False), ("TRUE", True)],
+    )
+    def test_verify_is_a_bool_or_its_word(self, given: Any, verify: bool) -> None:
+        assert read({"verify": given}).verify is verify
+
+    def test_verify_and_cert_are_paths_that_are_there(self, pem: tuple[str, str, str], tmp_path: Path) -> None:
+        both, certificate, key = pem
+        assert read({"verify": certificate}).verify == certificate
+        assert read({"verify": str(tmp_path)}).verify == str(tmp_path)
+        assert read({"cert": both}).cert == both
+        assert read({"cert": [certificate, key]}).cert == (certificate, key)
+
+    @pytest.mark.parametrize("name", ["verify", "cert"])
+    def test_a_file_that_holds_no_certificate_is_refused(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "empty.pem").touch()
+        assert "is no certificate in PEM format" in refusal({name: str(tmp_path / "empty.pem")})
+
+    def test_a_certificate_with_another_ones_key_is_refused(self, pem: tuple[str, str, str]) -> None:
+        assert "is no certificate in PEM format" in refusal({"cert": [pem[1], pem[1]]})
+
+    @pytest.mark.parametrize(
+        ("extra", "said"),
+        [
+            pytest.param("{timeout: 60}", "extra is no JSON", id="no JSON"),
+            pytest.param("[1]", "extra must be a JSON object", id="a list"),
+            pytest.param("null", "extra must be a JSON object", id="null"),
+            pytest.param('"x"', "extra must be a JSON object", id="a string"),
+            pytest.param({"timeout": "soon"}, "extra 'timeout' must be a number above 0, not 'soon'", id="soon"),
+            pytest.param({"timeout": 0}, "'timeout' must be a number above 0, not 0", id="timeout 0"),
+            pytest.param({"timeout": -1}, "'timeout' must be a number above 0, not -1", id="timeout -1"),
+            pytest.param({"timeout": True}, "'timeout' must be a number above 0, not True", id="timeout true"),
+            pytest.param({"timeout": [5]}, "'timeout' must be a number above 0", id="timeout a list"),
+            pytest.param('{"timeout": NaN}', "'timeout' must be a number above 0, not nan", id="timeout nan"),
+            pytest.param('{"timeout": Infinity}', "'timeout' must be a number above 0", id="timeout infinite"),
+            pytest.param({"timeout": 10**400}, "'timeout' must be a number above 0", id="timeout huge"),
+            pytest.param({"max_requests_per_second": 0}, "'max_requests_per_second' must be", id="rate 0"),
+            pytest.param({"max_requests_per_second": "x"}, "'max_requests_per_second' must be", id="rate x"),
+            pytest.param(
+                {"api_version": "v3"}, "extra 'api_version' must be one of auto, v1, v2, not 'v3'", id="version"
+            ),
+            pytest.param({"api_version": 2}, "'api_version' must be a string, not 2", id="version a number"),
+            pytest.param({"cluster_id": 5}, "'cluster_id' must be a string, not 5", id="cluster a number"),
+            pytest.param({"db_name": ["a"]}, "'db_name' must be a string", id="database a list"),
+            pytest.param({"project_id": "p"}, "'project_id' and 'region_id' go together", id="project alone"),
+            pytest.param({"region_id": "r"}, "'project_id' and 'region_id' go together", id="region alone"),
+            pytest.param({"verify": "yes"}, "'verify' must be the path of a file that is on", id="verify yes"),
+            pytest.param({"verify": 1}, "'verify' must be true, false, or the path", id="verify 1"),
+            pytest.param({"cert": "/no/such.pem"}, "'cert' must be the path of a file that is on", id="cert gone"),
+            pytest.param({"cert": ["/no/such.pem"]}, "'cert' must be the path of a certificate, or", id="one"),
+            pytest.param({"cert": [1, 2]}, "'cert' must be the path of a certificate, or", id="cert numbers"),
+            pytest.param({"cert": True}, "'cert' must be the path of a certificate, or", id="cert true"),
+        ],
+    )
+    def test_a_wrong_field_is_refused_and_named(self, extra: Any, said: str) -> None:
+        assert said in refusal(extra)
+
+    def test_an_extra_without_a_bottom_is_no_json(self) -> None:
+        connection = Connection(conn_id="milvus", conn_type="importprog", host="h")
+        # Airflow 2 would stumble over it by itself.
+        bottomless = SimpleNamespace(**{name: getattr(connection, name) for name in FIELDS}, extra="[" * 100_000)
+        with pytest.raises(ImportSettingInvalid, match=r"^Connection 'milvus': extra is no JSON"):
+            ImportConnection.read(cast("Any", bottomless))
+
+    def test_unknown_fields_are_warned_of_by_name_and_not_by_value(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.WARNING)
+        read({"time_out": PASSWORD, "cluster": "x", "timeout": 5})
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            "Connection 'milvus': extra fields cluster, time_out are not known and do nothing."
+        )
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """The paths of a certificate with its key, of the certificate alone, and of the key alone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    certificate_pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    folder = tmp_path_factory.mktemp("pem")
+    paths = []
+    for file_name, content in (("both", certificate_pem + key_pem), ("cert", certificate_pem), ("key", key_pem)):
+        (folder / file_name).write_bytes(content)
+        paths.append(str(folder / file_name))
+    return paths[0], paths[1], paths[2]
+
+
+class TestTls:
+    def test_it_verifies_unless_the_connection_turns_it_off(self) -> None:
+        strict, lenient = read().tls_context(), read({"verify": False}).tls_context()
+        assert (strict.verify_mode, strict.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert (lenient.verify_mode, lenient.check_hostname) == (ssl.CERT_NONE, False)
+
+    def test_it_trusts_the_usual_authorities_or_only_the_one_that_is_named(self, pem: tuple[str, str, str]) -> None:
+        assert read().tls_context().cert_store_stats()["x509"] > 50
+        assert read({"verify": pem[1]}).tls_context().cert_store_stats()["x509"] == 1
+
+    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def test_it_heeds_the_environment_as_requests_does(
+        self, variable: str, pem: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.setenv(variable, pem[1])
+        assert read().tls_context().cert_store_stats()["x509"] == 1
+
+
+class TestType:
+    def test_another_type_of_connection_is_refused(self) -> None:
+        assert "is of type 'http', not 'importprog'" in refusal(conn_type="http")
+
+
+class TestUri:
+    def test_a_uri_holds_only_strings(self) -> None:
+        settings = read_uri(
+            "importprog://root:p%40ss%3Aw@localhost:19530/http"
+            "?timeout=60&verify=false&api_version=v2&max_requests_per_second=5&cluster_id=in01"
+        )
+        assert settings == ImportConnection(
+            conn_id="milvus",
+            base_url="http://localhost:19530",
+            token="root:p@ss:w",
+            address=Address(cluster_id="in01"),
+            api_version="v2",
+            connect_timeout=60.0,
+            read_timeout=60.0,
+            verify=False,
+            cert=None,
+            max_requests_per_second=5.0,
+        )
+
+    @pytest.mark.parametrize(
+        ("uri", "url", "token"),
+        [
+            ("importprog://:key@http%3A%2F%2F127.0.0.1%3A19530", "http://127.0.0.1:19530", "key"),
+            ("importprog://:key@api.cloud.zilliz.com", "https://api.cloud.zilliz.com", "key"),
+            ("importprog://localhost:19530/http", "http://localhost:19530", None),
+            ("importprog://:key@[::1]:19530/http", "http://[::1]:19530", "key"),
+        ],
+        ids=["a whole URL as host", "an API key", "no token", "IPv6"],
+    )
+    def test_a_uri_may_name(self, uri: str, url: str, token: str | None) -> None:
+        settings = read_uri(uri)
+        assert (settings.base_url, settings.token) == (url, token)
+
+    @pytest.mark.parametrize("host", ["::1", "fe80::1"])
+    def test_a_bare_ipv6_address_gets_its_brackets(self, host: str) -> None:
+        assert read(host=host, schema="http", port=19530).base_url == f"http://[{host}]:19530"
+
+    def test_extra_as_one_json_parameter_keeps_its_types(self) -> None:
+        settings = read_uri("importprog://:key@h/http?__extra__=%7B%22timeout%22%3A+60%2C+%22verify%22%3A+false%7D")
+        assert (settings.read_timeout, settings.verify) == (60.0, False)
+
+
+ASKED = Request("GET", "/v1/x?jobId=7", job_id="7")
+
+
+class TestRedact:
+    @staticmethod
+    def shown(settings: ImportConnection, response: Response) -> str:
+        """Return what a hook shows of an error, as both hooks make it."""
+        with pytest.raises(ImportApiError) as raised:
+            read_answer(ASKED, response, settings.redact)
+        return settings.redact(str(raised.value))
+
+    def test_an_echoed_token_is_blotted_out_whole_and_in_part(self) -> None:
+        words = read().redact(f"bad token {LOGIN}:{PASSWORD}, I mean {PASSWORD}")
+        assert words == "bad token ***, I mean ***"
+
+    def test_an_api_key_is_blotted_out(self) -> None:
+        assert read(login=None, password="key-12345").redact("<key-12345>") == "<***>"
+
+    def test_a_password_too_short_to_tell_from_chance_is_blotted_out_with_its_login_only(self) -> None:
+        assert read(login="root", password="abc").redact("abc root:abc abc") == "abc *** abc"
+
+    def test_without_a_token_nothing_is_touched(self) -> None:
+        assert read(login=None, password=None).redact("abc") == "abc"
+
+    @pytest.mark.parametrize("password", ['pa"ss\\word', PASSWORD], ids=["with escapes", "plain"])
+    def test_no_escape_of_json_hides_it_in_a_message(self, password: str) -> None:
+        settings = read(login=None, password=password)
+        shown = self.shown(settings, said(1100, f"bad token {password}"))
+        assert shown.endswith("(HTTP 200): bad token ***")
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            pytest.param(raw(b"<html>hushhush\\42</html>", 400), id="a page with the token"),
+            pytest.param(raw(b"<html>hushhush\\42</html>", 503), id="a page of a server that is down"),
+            pytest.param(raw(b'{"error": "hushhush\\\\42"}', 400), id="other JSON with the token"),
+            pytest.param(said(1100, "w" * 490 + "hushhush\\42"), id="a message cut inside of the token"),
+            pytest.param(raw(b"w" * 190 + b"hushhush\\42"), id="a page cut inside of the token"),
+            pytest.param(raw(b"w" * 990 + b"hushhush\\42"), id="a page cut before the token"),
+        ],
+    )
+    def test_nor_does_it_hide_where_words_are_cut_or_quoted(self, response: Response) -> None:
+        assert "hushhush" not in self.shown(read(login=None, password="hushhush\\42"), response)
+
+    def test_a_job_is_handed_on_without_it(self) -> None:
+        token = f"{LOGIN}:{PASSWORD}"
+        file = ImportFile(f"s3://{token}@b/1.json", 1, ImportState.FAILED, 0.0, error_message=f"no {PASSWORD}")
+        job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file,))
+        redacted = read().redact_job(job)
+        assert PASSWORD not in json.dumps(redacted.to_dict())
+        assert redacted.error_message == "bad ***"
+        assert redacted.files[0].file_name == "s3://***@b/1.json"
+        assert (redacted.job_id, redacted.state, redacted.progress) == ("7", ImportState.FAILED, 3.0)
+
+    def test_a_job_without_it_stays_as_it_is(self) -> None:
+        job = ImportJob(
+            "7", "c", ImportState.COMPLETED, 100.0, files=(ImportFile("a", 1, ImportState.COMPLETED, 100.0),)
+        )
+        assert read().redact_job(job) == job

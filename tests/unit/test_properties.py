@@ -1,0 +1,447 @@
+"""Whatever a server answers, only a job or one of our own errors comes of it, and no verdict but the right one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_importprog import describe
+from airflow_provider_importprog.api import (
+    Address,
+    ApiVersion,
+    ImportApi,
+    ImportFile,
+    ImportJob,
+    ImportState,
+    NewImportJob,
+    Response,
+    fields,
+)
+from airflow_provider_importprog.api.errors import ImportApiError, UnexpectedAnswer
+from airflow_provider_importprog.exceptions import from_api_error
+from airflow_provider_importprog.gate import Decision, Gate, Terms
+from airflow_provider_importprog.verdict import Verdict
+from tests.unit.helpers import Clock, Log, Server
+
+GOOD_V1: dict[str, Any] = {
+    "code": 200,
+    "data": {
+        "collectionName": "medium_articles",
+        "fileName": "1af7/1.parquet",
+        "fileSize": 19599887,
+        "readyPercentage": 1,
+        "completeTime": "2024-05-18T03:00:22Z",
+        "errorMessage": "Unknown type",
+        "jobId": "1",
+        "details": [
+            {
+                "fileName": "1af7/1.parquet",
+                "fileSize": 19599887,
+                "readyPercentage": 0.5,
+                "completeTime": None,
+                "errorMessage": None,
+            },
+            {"fileName": "2.parquet", "completeTime": "2024-05-18T03:00:22Z", "errorMessage": "bad row"},
+        ],
+    },
+}
+GOOD_V2: dict[str, Any] = {
+    "code": 0,
+    "data": {
+        "jobId": "1",
+        "collectionName": "c",
+        "completeTime": "2024-05-18T03:00:22Z",
+        "state": "Completed",
+        "progress": 100,
+        "importedRows": 100000,
+        "totalRows": 100000,
+        "fileSize": 3279917,
+        "details": [
+            {
+                "fileName": "[a.parquet]",
+                "fileSize": 3279917,
+                "progress": 100,
+                "state": "Completed",
+                "completeTime": "2024-05-18T03:00:53Z",
+                "importedRows": 100000,
+                "totalRows": 100000,
+            },
+            {"fileName": "[b.parquet]", "state": "Failed", "reason": "bad row", "progress": 3},
+        ],
+    },
+}
+DIALECTS = pytest.mark.parametrize("version", ["v1", "v2"])
+
+# Values that mean something to the API, beside any other.
+WORDS = st.sampled_from(
+    [
+        "Completed", "Failed", "Importing", "PreImporting", "Pending", "Uncommitted", "Committing", "completed",
+        "Unknown type", "unknown type", "null", "", " ", "0", "100", "1e5", "nan", "inf", "1", "2", "bad row",
+        "2024-05-18T03:00:22Z", "2024-05-18T03:00:22+02:00", "2024-05-18", "2024-05-18T24:00", "9999-12-31T24:00:00",
+        "0001-01-01T00:00:00+23:59", "2024-02-30T00:00:00Z", "2024-W01-7", "2024-001", "2024-05-18T03:00:22+99:99",
+        "\0", "\ud800", "9" * 400, "import job does not exist", "job not found",
+    ]
+)  # fmt: skip
+# What databases and logs choke on: NUL, and halves of surrogate pairs.
+UNSTORABLE = st.text(st.sampled_from("ab \0\ud800\udfff\ufffd"), min_size=1, max_size=6)
+TEXT = WORDS | UNSTORABLE | st.text(st.characters(), max_size=30) | st.text("0123456789-:TZW+. ", max_size=25)
+NUMBERS = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from([0, 1, 8, 100, 200, 1400, 1401, 1800, 1807, 2**63 - 1, 2**63, 10**400, -0.0])
+)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
+KEYS = st.sampled_from(
+    ["code", "message", "data", *GOOD_V1["data"], *GOOD_V2["data"], "reason", "records", "tasks"]
+) | st.text(max_size=5)
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6))
+STATUSES = (
+    st.just(200) | st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 503]) | st.integers(100, 599)
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "location", "content-type"]),
+    st.text(st.characters(max_codepoint=255), max_size=60)
+    | st.sampled_from(["5", "²", "9" * 20, "Wed, 21 Oct 2015 07:28:00 GMT", "http://[::1", "//u:p@h:x/", "http://h/x"]),
+    max_size=3,
+)
+
+
+# What decides about a job or a file, in every combination.
+TIMES = st.sampled_from([None, "Unknown type", "", "2024-05-18T03:00:22Z"])
+REASONS = st.sampled_from([None, "Unknown type", "", "bad row"])
+PERCENTAGES = st.sampled_from([None, 0, 0.5, 1, 99.9, 100, "100", 250, 10**400, float("nan"), True])
+STATES = st.sampled_from(
+    ["Completed", "Failed", "Importing", "Pending", "Uncommitted", "Committing", "New", "completed"]
+)
+ENTRIES = {
+    "v1": st.fixed_dictionaries(
+        {}, optional={"completeTime": TIMES, "errorMessage": REASONS, "readyPercentage": PERCENTAGES, "fileName": WORDS}
+    ),
+    "v2": st.fixed_dictionaries(
+        {"state": STATES}, optional={"completeTime": TIMES, "reason": REASONS, "progress": PERCENTAGES}
+    ),
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn, sample: dict[str, Any]) -> dict[str, Any]:
+    """A good answer with up to four of its parts replaced, taken out or put in."""
+    answer = copy.deepcopy(sample)
+    for _ in range(draw(st.integers(0, 4))):
+        places: list[tuple[Any, Any]] = []
+        todo: list[Any] = [answer]
+        while todo:
+            container = todo.pop()
+            keys = range(len(container)) if isinstance(container, list) else list(container)
+            places += [(container, key) for key in keys]
+            todo += [container[key] for key in keys if isinstance(container[key], (dict, list))]
+        if not places:
+            break
+        container, key = draw(st.sampled_from(places))
+        act = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if act == "replace":
+            container[key] = draw(LEAVES | JSON)
+        elif act == "remove":
+            del container[key]
+        elif isinstance(container, dict):
+            container[draw(KEYS)] = draw(LEAVES)
+        else:
+            container.append(draw(st.fixed_dictionaries({"state": WORDS, "completeTime": WORDS, "reason": WORDS})))
+    return answer
+
+
+def ask(version: ApiVersion, response: Response) -> ImportJob | ImportApiError:
+    try:
+        return Server(response).serve(ImportApi(Address(), version).get_import_progress("1"))
+    except ImportApiError as error:
+        return error
+
+
+def assert_storable_text(text: str) -> None:
+    text.encode("utf-8")
+    assert "\0" not in text
+
+
+def assert_plain_json(value: Any) -> None:
+    """Every database, log and XCom backend of Airflow can hold it."""
+    dumped = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    assert json.loads(dumped) == value
+    assert_storable_text(dumped)
+    assert r"\u0000" not in dumped
+
+    def walk(part: Any) -> None:
+        if isinstance(part, dict):
+            assert all(type(key) is str for key in part)
+            for inner in part.values():
+                walk(inner)
+        elif isinstance(part, list):
+            for inner in part:
+                walk(inner)
+        else:
+            assert type(part) in (str, int, float, type(None))
+            assert type(part) is not int or abs(part) < 2**63
+
+    walk(value)
+
+
+def assert_sound(result: ImportJob | ImportFile | ImportApiError) -> None:
+    if isinstance(result, ImportApiError):
+        assert str(result)
+        assert_storable_text(str(result))
+        return
+    assert_plain_json(result.to_dict())
+    assert type(result.progress) is float
+    assert 0 <= result.progress <= 100
+    assert isinstance(result.state, ImportState)
+    if result.complete_time is not None:
+        assert result.complete_time.utcoffset() == timedelta(0)
+    if isinstance(result, ImportJob):
+        for file in result.files:
+            assert_sound(file)
+
+
+# The oracle: api.md once more, in as few words as it takes, for entries whose fields are of a type that it names.
+
+
+def is_null(value: Any) -> bool:
+    return value is None or value.strip().lower() in ("", "null", "unknown type")
+
+
+def v1_state(entry: dict[str, Any]) -> str:
+    if not is_null(entry.get("errorMessage")):
+        return "failed"
+    if not is_null(entry.get("completeTime")):
+        return "completed"
+    if "completeTime" in entry:
+        return "going on"
+    try:
+        full = not isinstance(entry.get("readyPercentage"), bool) and float(entry.get("readyPercentage", 0)) >= 100
+        return "completed" if full and math.isfinite(float(entry["readyPercentage"])) else "going on"
+    except OverflowError:
+        return "completed" if entry["readyPercentage"] > 0 else "going on"
+    except (TypeError, ValueError):
+        return "going on"
+
+
+def v2_state(entry: dict[str, Any]) -> str:
+    names = {"Completed": "completed", "Failed": "failed", "Uncommitted": "uncommitted", "Committing": "committing"}
+    return names.get(entry.get("state") or "", "going on")
+
+
+ORACLES = {"v1": (v1_state, "errorMessage"), "v2": (v2_state, "reason")}
+
+
+def judged_by_the_oracle(version: ApiVersion, answer: Any) -> Verdict:
+    """Say what a gate must make of a body that was parsed into a job."""
+    state_of, reason = ORACLES[version]
+    assert answer["code"] in (0, 200)
+    job = answer["data"]
+    files = job.get("details") or ([job] if version == "v1" and not is_null(job.get("fileName")) else [])
+    state = state_of(job)
+    if state == "failed":
+        return Verdict.JOB_FAILED
+    if state != "completed":
+        return Verdict.WAIT
+    broken = any(state_of(file) == "failed" or not is_null(file.get(reason)) for file in files)
+    return Verdict.FILES_FAILED if broken else Verdict.OPEN
+
+
+def decide(result: ImportJob | ImportApiError) -> Decision:
+    gate = Gate("1", Terms(), log=Log(), clock=Clock())
+    return gate.answered(result) if isinstance(result, ImportJob) else gate.failed(from_api_error(result, str(result)))
+
+
+class TestAnyAnswer:
+    @DIALECTS
+    @given(body=st.binary(max_size=200), status=STATUSES, headers=HEADERS)
+    def test_any_bytes(self, version: ApiVersion, body: bytes, status: int, headers: dict[str, str]) -> None:
+        result = ask(version, Response(status, headers, body))
+        assert isinstance(result, ImportApiError)
+        assert_sound(result)
+
+    @DIALECTS
+    @given(answer=JSON, status=STATUSES, headers=HEADERS)
+    def test_any_json(self, version: ApiVersion, answer: Any, status: int, headers: dict[str, str]) -> None:
+        assert_sound(ask(version, Response(status, headers, json.dumps(answer).encode())))
+
+    @DIALECTS
+    @given(data=st.dictionaries(KEYS, LEAVES | JSON, max_size=10), code=st.sampled_from([0, 200]))
+    def test_any_data_in_a_good_answer(self, version: ApiVersion, data: dict[str, Any], code: int) -> None:
+        assert_sound(ask(version, Response(200, {}, json.dumps({"code": code, "data": data}).encode())))
+
+    @DIALECTS
+    @given(data=st.data())
+    def test_bytes_of_a_good_answer_gone_wrong(self, version: ApiVersion, data: st.DataObject) -> None:
+        body = bytearray(json.dumps(GOOD_V1 if version == "v1" else GOOD_V2).encode())
+        for _ in range(data.draw(st.integers(1, 5))):
+            body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+        cut = data.draw(st.none() | st.integers(0, len(body)))
+        assert_sound(ask(version, Response(200, {}, bytes(body[:cut]))))
+
+    @DIALECTS
+    @given(data=JSON)
+    def test_any_data_in_place_of_a_list_or_an_id(self, version: ApiVersion, data: Any) -> None:
+        api = ImportApi(Address(), version)
+        response = Response(200, {}, json.dumps({"code": 0, "data": data}).encode())
+        try:
+            jobs = Server(*[response] * 2).serve(api.list_import_jobs())
+        except UnexpectedAnswer as error:
+            assert_sound(error)
+        else:
+            for job in jobs:
+                assert_sound(job)
+        try:
+            job_id = Server(response).serve(api.create_import_job(NewImportJob("c", object_urls=[["u"]])))
+        except UnexpectedAnswer as error:
+            assert_sound(error)
+        else:
+            assert job_id
+            assert_storable_text(job_id)
+
+
+class TestNoVerdictButTheRightOne:
+    @given(answer=mutated(GOOD_V1))
+    def test_of_a_mutated_v1_answer(self, answer: dict[str, Any]) -> None:
+        self.check("v1", answer, 200)
+
+    @given(answer=mutated(GOOD_V2))
+    def test_of_a_mutated_v2_answer(self, answer: dict[str, Any]) -> None:
+        self.check("v2", answer, 200)
+
+    @DIALECTS
+    @given(data=st.data())
+    def test_of_every_combination_of_what_decides(self, version: ApiVersion, data: st.DataObject) -> None:
+        job = data.draw(ENTRIES[version])
+        files = data.draw(st.lists(ENTRIES[version], max_size=3))
+        answer = {"code": 0, "data": {**job, "details": files}}
+        result = ask(version, Response(200, {}, json.dumps(answer).encode()))
+        assert isinstance(result, ImportJob)
+        assert_sound(result)
+        assert decide(result).verdict is judged_by_the_oracle(version, answer)
+
+    @DIALECTS
+    @given(status=st.integers(100, 599).filter(lambda status: not 200 <= status < 300), headers=HEADERS)
+    def test_a_good_body_under_a_bad_status_opens_no_gate(
+        self, version: ApiVersion, status: int, headers: dict[str, str]
+    ) -> None:
+        body = json.dumps(GOOD_V1 if version == "v1" else GOOD_V2).encode()
+        assert isinstance(ask(version, Response(status, headers, body)), ImportApiError)
+
+    @staticmethod
+    def check(version: ApiVersion, answer: dict[str, Any], status: int) -> None:
+        # Through JSON and back, as the other side reads it.
+        body = json.dumps(answer)
+        result = ask(version, Response(status, {}, body.encode()))
+        assert_sound(result)
+        decision = decide(result)
+        if isinstance(result, ImportJob):
+            assert result.job_id == "1"
+            assert decision.verdict is judged_by_the_oracle(version, json.loads(body))
+        else:
+            assert decision.verdict in (Verdict.WAIT, Verdict.UNAUTHORIZED)
+
+    @pytest.mark.parametrize(("version", "good"), [("v1", GOOD_V1), ("v2", GOOD_V2)])
+    def test_the_samples_themselves_are_judged(self, version: ApiVersion, good: dict[str, Any]) -> None:
+        result = ask(version, Response(200, {}, json.dumps(good).encode()))
+        assert decide(result).verdict is judged_by_the_oracle(version, good) is Verdict.FILES_FAILED
+        del good["data"]["details"][1]
+        assert decide(ask(version, Response(200, {}, json.dumps(good).encode()))).verdict is Verdict.OPEN
+
+
+class TestEvent:
+    @DIALECTS
+    @given(answer=JSON | mutated(GOOD_V1) | mutated(GOOD_V2), status=STATUSES, headers=HEADERS)
+    def test_whatever_was_answered_the_decision_is_plain_and_finite(
+        self, version: ApiVersion, answer: Any, status: int, headers: dict[str, str]
+    ) -> None:
+        decision = decide(ask(version, Response(status, headers, json.dumps(answer).encode())))
+        event = {"verdict": decision.verdict.value, "message": describe.brief(decision.message, 2000)}
+        assert_plain_json(event)
+        assert len(json.dumps(event)) < 2100
+        assert bool(decision.message) is (decision.verdict is not Verdict.WAIT)
+        assert 0 <= decision.delay <= 900
+
+
+class TestFields:
+    @given(value=TEXT | JSON)
+    def test_text(self, value: Any) -> None:
+        try:
+            text = fields.text({"x": value}, "x")
+        except UnexpectedAnswer as error:
+            assert not isinstance(value, (str, type(None)))
+            assert_sound(error)
+            return
+        if text is None:
+            assert is_null(value)
+        else:
+            assert len(text) == len(value)
+            assert_storable_text(text)
+
+    @given(value=TEXT | LEAVES | JSON)
+    def test_identifier(self, value: Any) -> None:
+        try:
+            found = fields.identifier({"x": value}, "x")
+        except UnexpectedAnswer as error:
+            assert_sound(error)
+            assert isinstance(value, bool) or not isinstance(value, (int, str)) or is_null(value)
+            return
+        assert_storable_text(found)
+        assert found == str(value).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        assert fields.identifier({"x": value}, "x", expected=found) == found
+        with pytest.raises(UnexpectedAnswer):
+            fields.identifier({"x": value}, "x", expected=f"{found}x")
+
+    @given(value=TEXT | JSON)
+    def test_moment(self, value: Any) -> None:
+        try:
+            moment = fields.moment({"x": value}, "x")
+        except UnexpectedAnswer as error:
+            assert_sound(error)
+            return
+        assert is_null(value) if moment is None else moment.utcoffset() == timedelta(0)
+
+    @given(value=st.datetimes(timezones=st.none() | st.timezones()))
+    def test_a_moment_that_python_writes_is_read_back(self, value: datetime) -> None:
+        try:
+            moment = fields.moment({"x": value.isoformat()}, "x")
+        except UnexpectedAnswer:
+            # An hour before year 1, or an offset with seconds in it: no server writes these.
+            offset = value.utcoffset()
+            assert offset is not None
+            assert value.year in (1, 9999) or offset.total_seconds() % 60
+            return
+        assert moment is not None
+        assert moment.replace(tzinfo=None) == value.replace(tzinfo=None) - (value.utcoffset() or timedelta(0))
+
+    @given(value=LEAVES | JSON)
+    def test_count_never_raises(self, value: Any) -> None:
+        found = fields.count({"x": value}, "x")
+        assert found is None or (type(found) is int and 0 <= found < 2**63)
+        if type(value) is int and 0 <= value < 2**63:
+            assert found == value
+
+    @given(value=LEAVES | JSON)
+    def test_percent_never_raises(self, value: Any) -> None:
+        found = fields.percent(value)
+        assert type(found) is float
+        assert 0 <= found <= 100
+        if type(value) in (int, float) and 0 <= value <= 100:
+            assert found == value
+
+    @given(value=JSON)
+    def test_items_are_objects(self, value: Any) -> None:
+        try:
+            found = fields.items(value, "x")
+        except UnexpectedAnswer as error:
+            assert_sound(error)
+            assert value is not None
+            assert not isinstance(value, list) or any(not isinstance(item, dict) for item in value)
+        else:
+            assert list(found) == (value or [])
