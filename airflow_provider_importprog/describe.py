@@ -41,7 +41,8 @@ def size(count: int) -> str:
 
 def progress(job: ImportJob, seconds_left: float | None) -> str:
     """Return how far a job is: percent, files done of all, rows where known, time left where known."""
-    parts = [f"{job.state}, {job.progress:.0f} %"]
+    # A failed job's percentage is 0 on Milvus, which says nothing.
+    parts = [str(job.state)] if job.state is ImportState.FAILED else [f"{job.state}, {job.progress:.0f} %"]
     if job.files:
         done = sum(file.state is ImportState.COMPLETED for file in job.files)
         parts.append(f"{done} of {_files(len(job.files))} done")

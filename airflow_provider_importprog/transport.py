@@ -6,6 +6,7 @@ Both send the same bytes. Neither follows a redirect, stores a cookie, or reads 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -278,6 +279,7 @@ def _unreachable(settings: ImportConnection, error: Exception) -> Unreachable:
     while (inner := _inner(cause)) is not None:
         cause = inner
     said = str(cause).encode("utf-8", "replace").decode()[:500]
+    said = re.sub(r"^\w*Connection\w*\(.*?\): ", "", said)
     return Unreachable(f"{settings.base_url} cannot be reached: {type(cause).__name__}: {said}.")
 
 
