@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
-
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="blackbox-airflow-"))
-os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
 
 from tests.blackbox.server import JOB
 
