@@ -30,6 +30,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         database = Postgres()
     except HarnessError as error:
         if "not installed" in str(error):
+            if "CI" in os.environ:
+                raise
             pytest.skip(str(error))
         raise
     with running(tmp_path_factory.mktemp("accidents") / "airflow", database) as rig:
