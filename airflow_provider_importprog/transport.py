@@ -63,7 +63,6 @@ class BlockingClient:
             self.session.mount(url.partition("?")[0], self._repeating)
         self._keep_rate()
         timeout = (settings.connect_timeout, settings.read_timeout)
-        deadline = time.monotonic() + sum(timeout)
         try:
             with (
                 self.session.request(
@@ -79,7 +78,7 @@ class BlockingClient:
                     stream=True,
                 ) as response,
                 # The read time-out starts anew with each byte; an answer that trickles is cut off.
-                _cut_off(response, deadline - time.monotonic()),
+                _cut_off(response, settings.read_timeout),
             ):
                 body = response.content
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
@@ -128,7 +127,9 @@ class AsyncClient:
     async def shared(cls, settings: ImportConnection) -> AsyncIterator[AsyncClient]:
         """Lend the client of this event loop; the last one to give it back closes it."""
         clients = cls._shared.setdefault(asyncio.get_running_loop(), {})
-        client = clients.setdefault(settings, cls(settings))
+        client = clients.get(settings)
+        if client is None:
+            client = clients[settings] = cls(settings)
         client._users += 1
         try:
             yield client
@@ -243,7 +244,7 @@ def _cut_off(response: requests.Response, seconds: float) -> Iterator[None]:
     """End a response that is not read within so many seconds."""
     # urllib3 before 2.3 cannot do it from another thread.
     shutdown: Callable[[], None] = getattr(response.raw, "shutdown", lambda: None)
-    timer = threading.Timer(max(seconds, 0), shutdown)
+    timer = threading.Timer(seconds, shutdown)
     timer.daemon = True
     timer.start()
     try:

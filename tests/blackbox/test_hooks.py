@@ -521,3 +521,12 @@ def test_rate_limit(server: ScriptedServer, connect: Connect) -> None:
 def test_a_success_that_says_not_found(server: ScriptedServer, call: Call) -> None:
     server.v1(Answer({**v1_job(done=True).body, "message": "warning: schema hint not found"}))
     assert call.progress().state == "completed"
+
+
+def test_a_short_retry_after_is_waited_out(server: ScriptedServer, connect: Connect) -> None:
+    connect({"api_version": "v1", "timeout": 0.4})
+    server.v1(Answer(HTML, 429, {"Retry-After": "1"}), v1_job(done=True))
+    job, took = timed(lambda: ImportProgressHook().get_import_progress(JOB))
+    assert job.state == "completed"
+    assert took >= 1  # longer than the time-out of a request, which the wait must not use up
+    assert len(server.asked) == 2
