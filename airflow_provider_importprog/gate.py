@@ -23,6 +23,12 @@ from airflow_provider_importprog.verdict import Verdict, judge
 
 _LONGEST_BACK_OFF = 300.0
 _SHORTEST_BACK_OFF = 0.1
+_EPOCH = time.time() - time.monotonic()
+
+
+def _now() -> float:
+    """Return seconds since the epoch that never jump: a clock set anew must not end a gate."""
+    return _EPOCH + time.monotonic()
 
 
 class Logger(Protocol):
@@ -83,7 +89,7 @@ class Gate:
         started_at: float | None = None,
         last_shown: Sequence[Any] = (),
         job: ImportJob | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = _now,
     ) -> None:
         self.job_id = job_id
         self.terms = terms

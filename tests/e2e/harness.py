@@ -364,7 +364,8 @@ class Airflow:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("AIRFLOW_HOME") == str(self.home):
+                # Airflow's workers write their title over their environment; where they began to work stays.
+                if str(self.home) in (process.environ().get("AIRFLOW_HOME"), process.cwd()):
                     found.append(process)
         return found
 
