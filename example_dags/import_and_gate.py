@@ -56,7 +56,7 @@ def import_and_gate() -> None:
 
     gate = ImportProgressSensor(
         task_id="gate",
-        job_id=submit(),  # type: ignore[arg-type]  # an XComArg, a string when the task runs
+        job_id=submit(),
         deferrable=True,
         poke_interval=2,
         retries=2,

@@ -34,7 +34,7 @@ from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 
@@ -86,7 +86,7 @@ class ImportProgressSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        job_id: str,
+        job_id: str | XComArg,
         cluster_id: str | None = None,
         importprog_conn_id: str = "importprog_default",
         wait_for: Literal["completed", "uncommitted"] = "completed",
