@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
+from airflow_provider_importprog.verdict import OPENS_AT
 
 # Seconds; a timedelta, and so a deferral, can hold no more.
 _LONGEST = timedelta.max.total_seconds()
-WAIT_FOR = ("completed", "uncommitted")
+WAIT_FOR = tuple(OPENS_AT)
 
 
 def job_id(value: Any) -> str:

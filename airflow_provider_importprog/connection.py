@@ -9,13 +9,14 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import certifi
 
 from airflow_provider_importprog.api.client import API_VERSIONS, ApiVersion
-from airflow_provider_importprog.api.model import ImportJob
+from airflow_provider_importprog.api.model import ImportFile, ImportJob
 from airflow_provider_importprog.api.wire import Address
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
@@ -129,15 +130,11 @@ class ImportConnection:
 
     def redact_id(self, words: str) -> str:
         """Return what a server said with the token blotted out, should it have echoed it."""
-        if self.token is None or len(self.token) < _SHORTEST_REDACTED:
-            return words
-        return _blot(words, self.token)
+        return _blot(words, self._token_forms)
 
     def redact(self, words: str) -> str:
         """Return what a server said of an error with the token, and the password in it, blotted out."""
-        words = self.redact_id(words)
-        password = (self.token or "").partition(":")[2]
-        return _blot(words, password) if len(password) >= _SHORTEST_REDACTED else words
+        return _blot(self.redact_id(words), self._password_forms)
 
     def redact_job(self, job: ImportJob) -> ImportJob:
         """Return an import job with the token blotted out, should the server have echoed it."""
@@ -145,19 +142,34 @@ class ImportConnection:
             job,
             collection_name=self.redact_id(job.collection_name),
             error_message=job.error_message and self.redact(job.error_message),
-            files=tuple(
-                replace(
-                    file,
-                    file_name=self.redact_id(file.file_name),
-                    error_message=file.error_message and self.redact(file.error_message),
-                )
-                for file in job.files
-            ),
+            files=tuple(self._redact_file(file) for file in job.files),
         )
 
+    def _redact_file(self, file: ImportFile) -> ImportFile:
+        name, error = self.redact_id(file.file_name), file.error_message and self.redact(file.error_message)
+        # A job may have thousands of files, and this runs at every poll: only what changed is made anew.
+        if name == file.file_name and error == file.error_message:
+            return file
+        return replace(file, file_name=name, error_message=error)
 
-def _blot(words: str, secret: str) -> str:
-    return words.replace(secret, _BLOT).replace(json.dumps(secret)[1:-1], _BLOT)
+    @cached_property
+    def _token_forms(self) -> tuple[str, ...]:
+        return _forms(self.token or "")
+
+    @cached_property
+    def _password_forms(self) -> tuple[str, ...]:
+        return _forms((self.token or "").partition(":")[2])
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """Return how a secret may stand in what a server said: as it is, and as JSON escapes it."""
+    return (secret, json.dumps(secret)[1:-1]) if len(secret) >= _SHORTEST_REDACTED else ()
+
+
+def _blot(words: str, forms: tuple[str, ...]) -> str:
+    for form in forms:
+        words = words.replace(form, _BLOT)
+    return words
 
 
 def _base_url(place: str, host: str | None, schema: str | None, port: int | None) -> str:

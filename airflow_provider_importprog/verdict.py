@@ -23,7 +23,8 @@ class Verdict(str, Enum):
         return self.value
 
 
-_OPENS_AT = {
+#: The states at which a gate opens, by what it waits for.
+OPENS_AT = {
     "completed": frozenset({ImportState.COMPLETED}),
     "uncommitted": frozenset({ImportState.UNCOMMITTED, ImportState.COMMITTING, ImportState.COMPLETED}),
 }
@@ -37,7 +38,7 @@ def judge(job: ImportJob, *, wait_for: str, allow_failed_files: bool) -> Verdict
     """
     if job.state is ImportState.FAILED:
         return Verdict.JOB_FAILED
-    if job.state not in _OPENS_AT[wait_for]:
+    if job.state not in OPENS_AT[wait_for]:
         return Verdict.WAIT
     if job.failed_files and not allow_failed_files:
         return Verdict.FILES_FAILED

@@ -177,7 +177,8 @@ def _describe_redirect(response: Response) -> str:
         host = target.hostname
     except ValueError:
         host = None
-    towards = f" to {target.scheme}://{_shorten(host, 200)}".replace(" ://", " ") if host else ""
+    origin = f"{target.scheme}://" if host and target.scheme else ""
+    towards = f" to {origin}{_shorten(host, 200)}" if host else ""
     return (
         f"The server redirects{towards} (HTTP {response.status}). A redirect is not followed, because the "
         "token would follow it: put the final URL into the connection's host."

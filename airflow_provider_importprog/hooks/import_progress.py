@@ -353,11 +353,11 @@ def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiErr
         signed_in = "accepts the token" if settings.token else "asks for no token"
         words = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
         words += [f"{name}: {trouble}" for name, trouble in said.items()]
-        return True, settings.redact(" ".join(words))
+        return True, " ".join(words)
     for name, error in found.items():
         if isinstance(error, (NotAuthenticated, NotPermitted)):
             advice = _check_the_token(settings) if isinstance(error, NotAuthenticated) else ""
-            return False, settings.redact(f"{settings.base_url} answers. {said[name].rstrip('.')}.{advice}")
+            return False, f"{settings.base_url} answers. {said[name].rstrip('.')}.{advice}"
     words = list(dict.fromkeys(said.values()))
     if all(isinstance(error, UnexpectedAnswer) for error in found.values()):
         words.insert(0, f"{settings.base_url} answers, but not as the import API does. Check the base URL.")
@@ -365,7 +365,7 @@ def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiErr
         words.append("If it speaks http and not https, write http:// before the host.")
     elif any("CERTIFICATE_VERIFY_FAILED" in trouble for trouble in words):
         words.append("If its certificate is your own, put the path of your CA bundle into 'verify'.")
-    return False, settings.redact(" ".join(words))
+    return False, " ".join(words)
 
 
 def _without_id(error: Exception, conn_id: str) -> str:
