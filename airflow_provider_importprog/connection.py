@@ -138,16 +138,15 @@ class ImportConnection:
 
     def redact_job(self, job: ImportJob) -> ImportJob:
         """Return an import job with the token blotted out, should the server have echoed it."""
-        return replace(
-            job,
-            collection_name=self.redact_id(job.collection_name),
-            error_message=job.error_message and self.redact(job.error_message),
-            files=tuple(self._redact_file(file) for file in job.files),
-        )
+        name, error = self.redact_id(job.collection_name), job.error_message and self.redact(job.error_message)
+        files = tuple([self._redact_file(file) for file in job.files])
+        # A job may have thousands of files, and this runs at every poll: only what changed is made anew.
+        if name == job.collection_name and error == job.error_message and files == job.files:
+            return job
+        return replace(job, collection_name=name, error_message=error, files=files)
 
     def _redact_file(self, file: ImportFile) -> ImportFile:
         name, error = self.redact_id(file.file_name), file.error_message and self.redact(file.error_message)
-        # A job may have thousands of files, and this runs at every poll: only what changed is made anew.
         if name == file.file_name and error == file.error_message:
             return file
         return replace(file, file_name=name, error_message=error)
@@ -163,7 +162,7 @@ class ImportConnection:
 
 def _forms(secret: str) -> tuple[str, ...]:
     """Return how a secret may stand in what a server said: as it is, and as JSON escapes it."""
-    return (secret, json.dumps(secret)[1:-1]) if len(secret) >= _SHORTEST_REDACTED else ()
+    return tuple(dict.fromkeys((secret, json.dumps(secret)[1:-1]))) if len(secret) >= _SHORTEST_REDACTED else ()
 
 
 def _blot(words: str, forms: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from airflow_provider_importprog import describe
@@ -123,12 +123,16 @@ class Gate:
             describe.span(self.terms.poke_interval),
         )
 
+    def waits_for(self, job: ImportJob) -> bool:
+        """Whether this gate would wait on for a job like this."""
+        return self._judge(job) is Verdict.WAIT
+
     def answered(self, job: ImportJob) -> Decision:
-        """Take a good answer."""
+        """Take a good answer. One from a list of jobs has no files, and on v1 no percentage."""
         now = self._clock()
         self._end_outage(now)
         self.job, self._known_at, self._said_unknown = job, now, False
-        verdict = judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
+        verdict = self._judge(job)
         if verdict is Verdict.WAIT:
             self._log_progress(job, now)
             return Decision(verdict, job=job, delay=self.terms.poke_interval)
@@ -146,6 +150,9 @@ class Gate:
         if isinstance(error, ImportJobUnknown):
             return self._unknown(error)
         return self._outage(error)
+
+    def _judge(self, job: ImportJob) -> Verdict:
+        return judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
 
     def _unknown(self, error: ImportJobUnknown) -> Decision:
         now = self._clock()
@@ -201,13 +208,19 @@ class Gate:
         self._outage_began, self._failures = None, 0
 
     def _log_progress(self, job: ImportJob, now: float) -> None:
+        if not job.files and self._last_shown:
+            # A list of jobs leaves the files out, and on v1 the percentage: what it leaves out has not moved.
+            _, percent, done, rows = self._last_shown
+            job = replace(job, progress=job.progress or float(percent))
+        else:
+            done = sum([file.state is ImportState.COMPLETED for file in job.files])
+            rows = job.imported_rows
         if self._first_progress is None:
             self._first_progress = (now, job.progress)
         began, progress = self._first_progress
         gained = job.progress - progress
         left = (100 - job.progress) * (now - began) / gained if gained > 0 else None
-        done = sum(file.state is ImportState.COMPLETED for file in job.files)
-        moved = (job.state.value, int(job.progress), done, job.imported_rows)
+        moved = (job.state.value, int(job.progress), done, rows)
         if moved == self._last_shown:
             return
         self._log.info("Import job %s: %s", self.job_id, describe.progress(job, left))

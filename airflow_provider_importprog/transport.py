@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 import requests
@@ -24,17 +24,30 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Response
 from urllib3.util import Retry
 
 from airflow_provider_importprog import __version__
-from airflow_provider_importprog.api import ImportApi, Request, Response
-from airflow_provider_importprog.api.errors import Unreachable
+from airflow_provider_importprog.api import ImportApi, ImportJob, Request, Response
+from airflow_provider_importprog.api.client import Call, Done, advance
+from airflow_provider_importprog.api.errors import ImportApiError, RateLimited, Unreachable
+from airflow_provider_importprog.api.wire import HEADERS_READ
 from airflow_provider_importprog.connection import ImportConnection
+from airflow_provider_importprog.exceptions import ImportProgressException, from_api_error
+from airflow_provider_importprog.sharing import SharedList, Watch
 
 if TYPE_CHECKING:
     import aiohttp
-    from aiolimiter import AsyncLimiter
     from typing_extensions import Self
+
+T = TypeVar("T")
 
 # Of one event loop to one server, however many gates it watches.
 _CONNECTIONS = 32
+# Requests are this much further apart than the rate asks for: on their way some are held up, and those behind them
+# are not, and no second of the server's may see more than the rate.
+_SPACING = 1.05
+_LARGE = 128 * 1024  # bytes of an answer, some 700 files
+# Seconds.
+_PAUSE = 1.0  # after a 429 that does not say for how long
+_LONGEST_PAUSE = 300.0  # that one answer can make all others wait
+_LONGEST_RETRY_AFTER = 10.0  # that is sat out here; a longer one is left to the caller
 
 
 class BlockingClient:
@@ -45,12 +58,29 @@ class BlockingClient:
     """
 
     def __init__(self, settings: ImportConnection) -> None:
-        self.api = ImportApi(settings.address, settings.api_version, settings.redact)
+        self.api = ImportApi(settings.address, settings.api_version, settings.redact, settings.redact_job)
         self._settings = settings
         self._next_request_at = 0.0
         self._repeating = HTTPAdapter(
             max_retries=_Retry(total=3, connect=2, read=1, status_forcelist=(429, 502, 503, 504), allowed_methods=None)
         )
+
+    def carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
+        """Carry a call's requests to the server and the responses back, until it has its result.
+
+        :raises ImportProgressException: the call ended otherwise.
+        """
+        call = start(self.api)
+        answer: Response | ImportApiError | None = None
+        try:
+            while isinstance(step := advance(call, answer), Request):
+                try:
+                    answer = self.send(step)
+                except Unreachable as error:
+                    answer = error
+            return step.result
+        except ImportApiError as error:
+            raise _for_a_task(error, self._settings) from None
 
     def send(self, request: Request) -> Response:
         """Send a request and wait for the response.
@@ -69,7 +99,7 @@ class BlockingClient:
                     request.method,
                     url,
                     data=request.body or None,
-                    headers=_headers(request),
+                    headers=dict(request.headers),
                     timeout=timeout,
                     # Not the session's own: REQUESTS_CA_BUNDLE would win over it.
                     verify=settings.verify,
@@ -90,6 +120,7 @@ class BlockingClient:
         """The session that every request goes through."""
         session = requests.Session()
         session.headers.clear()
+        session.headers.update(_headers())
         session.auth = _Bearer(self._settings.token)
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for prefix in ("http://", "https://"):
@@ -105,8 +136,8 @@ class BlockingClient:
 class AsyncClient:
     """One aiohttp session to one server, shared by all hooks of a connection in an event loop.
 
-    With it they share one limit of the rate, and what is known of the server's dialects. Nothing is repeated:
-    who waits in an event loop asks again anyway.
+    With it they share one limit of the rate, the server's wishes to be left alone, what is known of its dialects,
+    and lists of its import jobs. Nothing is repeated: who waits in an event loop asks again anyway.
     """
 
     _shared: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ImportConnection, AsyncClient]]] = (
@@ -114,13 +145,21 @@ class AsyncClient:
     )
 
     def __init__(self, settings: ImportConnection) -> None:
-        self.api = ImportApi(settings.address, settings.api_version, settings.redact)
+        from aiolimiter import AsyncLimiter
+
+        self.api = ImportApi(settings.address, settings.api_version, settings.redact, settings.redact_job)
         self._settings = settings
+        self._lists: dict[str | None, SharedList] = {}  # by cluster; None for the connection's own
         self._users = 0
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
-        self._limiter: AsyncLimiter | None = None
         self._proxy: str | None = None
+        # A request waits for one of these here and not within aiohttp, where its time-out would run meanwhile.
+        self._places = asyncio.Semaphore(_CONNECTIONS)
+        # The limiter lets a newcomer in before one that has just been woken; the lock keeps the order.
+        self._turns = asyncio.Lock()
+        self._limiter = AsyncLimiter(1, _SPACING / settings.max_requests_per_second)
+        self._resume_at = 0.0
 
     @classmethod
     @asynccontextmanager
@@ -139,62 +178,130 @@ class AsyncClient:
                 del clients[settings]
                 await client._close()
 
+    @contextmanager
+    def watch(self, job_id: str, cluster_id: str | None, interval: float) -> Iterator[Watch]:
+        """Look at an import job every so often, along with all others that look at the same place.
+
+        :param interval: seconds between two looks.
+        """
+
+        async def ask_for_list(max_pages: int) -> tuple[list[ImportJob], bool]:
+            jobs = await self.carry(lambda api: api.list_import_jobs(None, cluster_id, max_pages))
+            return jobs, self.api.list_shows_progress
+
+        async def ask_for_job() -> ImportJob:
+            return await self.carry(lambda api: api.get_import_progress(job_id, cluster_id))
+
+        shared = self._lists.setdefault(cluster_id, SharedList(ask_for_list))
+        with Watch(shared, job_id, interval, ask_for_job) as watch:
+            yield watch
+
+    async def carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
+        """Carry a call's requests to the server and the responses back, until it has its result.
+
+        :raises ImportProgressException: the call ended otherwise.
+        """
+        call = start(self.api)
+        answer: Response | ImportApiError | None = None
+        try:
+            while isinstance(step := await _advance(call, answer), Request):
+                try:
+                    answer = await self.send(step)
+                except (Unreachable, RateLimited) as error:
+                    answer = error
+            return step.result
+        except ImportApiError as error:
+            retry_after = getattr(error, "retry_after", None)
+            if isinstance(error, RateLimited) or retry_after is not None:
+                self._slow_down(retry_after)
+            raise _for_a_task(error, self._settings) from None
+
     async def send(self, request: Request) -> Response:
         """Send a request and wait for the response.
 
         :raises Unreachable: none came.
+        :raises RateLimited: nothing was sent, because the server has asked to be left alone for long.
         """
         # aiohttp takes 90 ms to import, which no DAG file should pay.
         import aiohttp
         from yarl import URL
 
-        settings = self._settings
-        headers = _headers(request)
-        if settings.token is not None:
-            headers["Authorization"] = f"Bearer {settings.token}"
         try:
-            session, limiter = await self._open()
-            await limiter.acquire()
-            async with session.request(
-                request.method,
-                URL(settings.base_url + request.target, encoded=True),
-                data=request.body or None,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy,
-            ) as response:
-                body = await response.read()
+            session = self._session or await self._open()
+            async with self._places:
+                await self._turn()
+                async with session.request(
+                    request.method,
+                    URL(self._settings.base_url + request.target, encoded=True),
+                    data=request.body or None,
+                    headers=request.headers or None,
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                ) as response:
+                    body = await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-            raise _unreachable(settings, error) from error
+            raise _unreachable(self._settings, error) from error
         return _response(response.status, response.headers, body)
 
-    async def _open(self) -> tuple[aiohttp.ClientSession, AsyncLimiter]:
+    def _slow_down(self, retry_after: float | None) -> None:
+        """Leave the server alone: it limits the rate of one of its users, who are all of us.
+
+        :param retry_after: seconds the server asks to wait, or None where it does not say.
+        """
+        pause = _PAUSE if retry_after is None else min(retry_after, _LONGEST_PAUSE)
+        self._resume_at = max(self._resume_at, time.monotonic() + pause)
+
+    async def _turn(self) -> None:
+        """Wait until one more request is within the rate."""
+        async with self._turns:
+            while (left := self._resume_at - time.monotonic()) > 0:
+                if left > _LONGEST_RETRY_AFTER:
+                    raise RateLimited(
+                        f"{self._settings.base_url} limits the rate of requests and asked to be left alone for another "
+                        f"{left:.0f} s.",
+                        left,
+                    )
+                await asyncio.sleep(left)
+            await self._limiter.acquire()
+
+    async def _open(self) -> aiohttp.ClientSession:
         async with self._opening:
-            if self._session is None or self._limiter is None:
+            if self._session is None:
                 import aiohttp
-                from aiolimiter import AsyncLimiter
 
                 settings = self._settings
                 # Reading certificates and the environment's proxies touches files.
                 secure = settings.base_url.startswith("https://")
                 tls = await asyncio.to_thread(settings.tls_context) if secure else True
                 self._proxy = await asyncio.to_thread(_environment_proxy, settings.base_url)
-                # One at a time, not twenty at once: no window of a second sees more than the rate.
-                self._limiter = AsyncLimiter(1, 1 / settings.max_requests_per_second)
+                token = {} if settings.token is None else {"Authorization": f"Bearer {settings.token}"}
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=tls),
                     cookie_jar=aiohttp.DummyCookieJar(),
+                    headers={**_headers(), **token},
                     timeout=aiohttp.ClientTimeout(
                         total=settings.connect_timeout + settings.read_timeout,
                         sock_connect=settings.connect_timeout,
                         sock_read=settings.read_timeout,
                     ),
                 )
-            return self._session, self._limiter
+            return self._session
 
     async def _close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+async def _advance(call: Call[T], answer: Response | ImportApiError | None) -> Request | Done[T]:
+    """Advance a call, and a large answer in a thread: a job of 10,000 files would hold the event loop for 50 ms."""
+    if isinstance(answer, Response) and len(answer.body) > _LARGE:
+        return await asyncio.to_thread(advance, call, answer)
+    return advance(call, answer)
+
+
+def _for_a_task(error: ImportApiError, settings: ImportConnection) -> ImportProgressException:
+    # The error itself is not chained to it: its words may hold what is blotted out here.
+    return from_api_error(error, settings.redact(str(error)))
 
 
 class _Bearer(AuthBase):
@@ -211,8 +318,6 @@ class _Bearer(AuthBase):
 
 class _Retry(Retry):
     """urllib3's retry, after 0, 0.4 and 0.8 s, that leaves a long ``Retry-After`` to the caller."""
-
-    _LONGEST_RETRY_AFTER = 10.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs = {"redirect": False, "backoff_factor": 0.2, "raise_on_status": False, **kwargs}
@@ -233,7 +338,7 @@ class _Retry(Retry):
         _pool: Any = None,
         _stacktrace: Any = None,
     ) -> Self:
-        if response is not None and (self.get_retry_after(response) or 0) > self._LONGEST_RETRY_AFTER:
+        if response is not None and (self.get_retry_after(response) or 0) > _LONGEST_RETRY_AFTER:
             # urllib3 then hands the response on, as it does when no retries are left.
             raise MaxRetryError(_pool, url or "", ResponseError("the server asks for a long wait"))
         return super().increment(method, url, response, error, _pool, _stacktrace)
@@ -253,7 +358,8 @@ def _cut_off(response: requests.Response, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _headers(request: Request) -> dict[str, str]:
+def _headers() -> dict[str, str]:
+    """Return the headers that every request has."""
     from airflow import __version__ as airflow_version
 
     return {
@@ -262,14 +368,13 @@ def _headers(request: Request) -> dict[str, str]:
         # The seed's call sends it with a GET too.
         "Content-Type": "application/json",
         "User-Agent": f"airflow-provider-importprog/{__version__} apache-airflow/{airflow_version}",
-        **request.headers,
     }
 
 
 def _response(status: int, headers: Mapping[str, str], body: bytes) -> Response:
     # Bytes that are no UTF-8 reach us as halves of surrogate pairs, which no log can hold.
-    clean = {name.lower(): value.encode("utf-8", "replace").decode() for name, value in headers.items()}
-    return Response(status, clean, body)
+    read = {name: headers[name].encode("utf-8", "replace").decode() for name in HEADERS_READ if name in headers}
+    return Response(status, read, body)
 
 
 def _unreachable(settings: ImportConnection, error: Exception) -> Unreachable:

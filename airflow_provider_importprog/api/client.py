@@ -4,16 +4,16 @@ Each call is a generator that yields requests, takes responses, and returns its 
 the one to the server and the other back, so the blocking and the asynchronous hook cannot differ::
 
     call = api.get_import_progress("job-1")
-    response = send(next(call))
-    call.send(response)  # raises StopIteration, whose value is the ImportJob
+    request = advance(call)
+    advance(call, send(request)).result  # the ImportJob, where no more requests are needed
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from airflow_provider_importprog.api import v1, v2
 from airflow_provider_importprog.api.errors import DialectNotServed, ImportApiError, JobUnknown, Unsupported
@@ -28,6 +28,27 @@ API_VERSIONS: tuple[ApiVersion, ...] = ("auto", "v1", "v2")
 T = TypeVar("T")
 #: What a hook drives: it sends each request and hands back the response.
 Call = Generator[Request, Response, T]
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """A call that needs no more requests."""
+
+    result: T
+
+
+def advance(call: Call[T], answer: Response | ImportApiError | None = None) -> Request | Done[T]:
+    """Return a call's next request, or its result.
+
+    :param answer: what came of its last request; None before the first.
+    :raises ImportApiError: the answer was not a good one.
+    """
+    try:
+        if answer is None:
+            return next(call)
+        return call.throw(answer) if isinstance(answer, ImportApiError) else call.send(answer)
+    except StopIteration as end:
+        return Done(end.value)
 
 
 class Dialect(Protocol):
@@ -57,11 +78,19 @@ class ImportApi:
     :param version: the dialect to speak. ``auto`` asks v1 first and stays with v2 once the server has shown
         that it serves v2 and not v1.
     :param redact: takes secrets out of what the server says of an error.
+    :param redact_job: takes secrets out of an import job, should the server have echoed them.
     """
 
-    def __init__(self, address: Address, version: ApiVersion = "auto", redact: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        address: Address,
+        version: ApiVersion = "auto",
+        redact: Callable[[str], str] = str,
+        redact_job: Callable[[ImportJob], ImportJob] = lambda job: job,
+    ) -> None:
         self._address = address
         self._redact = redact
+        self._redact_job = redact_job
         self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
 
     def get_import_progress(self, job_id: str, cluster_id: str | None = None) -> Call[ImportJob]:
@@ -74,16 +103,17 @@ class ImportApi:
 
         def ask(dialect: Dialect) -> Call[ImportJob]:
             request = dialect.progress_request(address, job_id)
-            return dialect.parse_progress(read(request, (yield request), self._redact), job_id)
+            return self._redact_job(dialect.parse_progress(read(request, (yield request), self._redact), job_id))
 
         return (yield from self._speak(ask))
 
     def list_import_jobs(
-        self, collection_name: str | None = None, cluster_id: str | None = None
+        self, collection_name: str | None = None, cluster_id: str | None = None, max_pages: int | None = None
     ) -> Call[list[ImportJob]]:
         """Ask for every import job of a cluster, page by page; the jobs come without their files.
 
         :param collection_name: only this collection's jobs.
+        :param max_pages: stop after so many pages of 100 jobs, though there are more; None asks for all.
         """
         address = self._at(cluster_id)
 
@@ -98,10 +128,10 @@ class ImportApi:
                 # A server may answer shorter pages than asked for, the same ones again, or as its count that of
                 # the page.
                 more = len(found) == _PAGE_SIZE or (count is not None and len(jobs) < count)
-                if not more or len(jobs) == known:
+                if not more or len(jobs) == known or page == max_pages:
                     break
                 page += 1
-            return [job for job in jobs.values() if collection_name in (None, job.collection_name)]
+            return [self._redact_job(job) for job in jobs.values() if collection_name in (None, job.collection_name)]
 
         return (yield from self._speak(ask))
 
@@ -122,6 +152,11 @@ class ImportApi:
     def abort_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
         """Drop the rows of an uncommitted import job."""
         return (yield from self._end(job_id, cluster_id, lambda dialect: dialect.abort_request))
+
+    @property
+    def list_shows_progress(self) -> bool:
+        """Whether a job's percentage in a list means something, in the dialect that is spoken now."""
+        return self._dialects[0] is not v1
 
     def probe(self) -> Call[dict[str, ImportApiError | None]]:
         """Ask each dialect for its list, one job long.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from dateutil.parser import isoparse
@@ -17,6 +18,7 @@ from airflow_provider_importprog.api.errors import UnexpectedAnswer
 
 # The reference page of v1 shows "Unknown type" where older pages show null.
 _STANDS_FOR_NULL = {"", "null", "unknown type"}
+_LONGEST_NULL = max(map(len, _STANDS_FOR_NULL))
 # Airflow sends XComs between its processes as msgpack, whose integers end here.
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -44,6 +46,11 @@ def text(data: Mapping[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise _unexpected(name, value, "a string")
+    if not value:
+        return None
+    # Most are plain names, and this runs for every file at every poll.
+    if len(value) > _LONGEST_NULL and value.isascii() and "\0" not in value and value[0] > " " and value[-1] > " ":
+        return value
     if value.strip().lower() in _STANDS_FOR_NULL:
         return None
     # PostgreSQL takes no NUL in JSON, and UTF-8 no half of a surrogate pair.
@@ -80,22 +87,32 @@ def moment(data: Mapping[str, Any], name: str) -> datetime | None:
     if value is None:
         return None
     try:
-        parsed = isoparse(value)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+        return _utc(value)
     except (ValueError, OverflowError):
         raise _unexpected(name, value, "a time in ISO 8601") from None
 
 
+# A file's time comes again with every poll until the job ends.
+@lru_cache(maxsize=4096)
+def _utc(value: str) -> datetime:
+    parsed = isoparse(value)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
 def count(data: Mapping[str, Any], name: str) -> int | None:
     """Return a whole number from 0 on, or None where there is none to make sense of."""
-    value = _finite(data.get(name))
+    value = data.get(name)
+    if type(value) is not int:
+        value = _finite(value)
     return None if value is None or not 0 <= value <= _LARGEST_INTEGER else int(value)
 
 
 def percent(value: Any) -> float:
     """Return a percentage within 0 to 100; 0 where there is none to make sense of."""
-    number = _finite(value)
-    return 0.0 if number is None else float(min(max(number, 0), 100))
+    number = value if type(value) is int else _finite(value)
+    if number is None or number <= 0:
+        return 0.0
+    return float(number) if number < 100 else 100.0
 
 
 def _finite(value: Any) -> float | int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -37,7 +37,7 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImportFile:
     """One entry of an import job: a file, or the set of files that makes up its columns."""
 
@@ -66,7 +66,7 @@ class ImportFile:
         return asdict(self, dict_factory=_plain)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImportJob:
     """An import job as the server described it in one answer."""
 
@@ -98,7 +98,7 @@ class ImportJob:
 
     def summary(self) -> dict[str, Any]:
         """Return the fields as plain JSON, without the files."""
-        return _plain([(name, value) for name, value in vars(self).items() if name != "files"])
+        return _plain([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "files"])
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> ImportJob:

@@ -130,7 +130,7 @@ def _parse_job(job: Mapping[str, Any], job_id: str) -> ImportJob:
         total_rows=fields.count(job, "totalRows"),
         complete_time=fields.moment(job, "completeTime"),
         error_message=fields.text(job, "reason"),
-        files=tuple(_parse_file(detail) for detail in fields.items(job.get("details"), "details")),
+        files=tuple([_parse_file(detail) for detail in fields.items(job.get("details"), "details")]),
     )
 
 

@@ -29,6 +29,8 @@ _NOT_PERMITTED_CODE = 1401
 _RATE_LIMITED_CODES = {8, 1807}
 # Seconds. A server that asks for more has lost its mind, and not to be asked in vain is worth a question.
 _LONGEST_RETRY_AFTER = 3600.0
+#: The headers of a response that mean something here, in lower case.
+HEADERS_READ = ("location", "retry-after")
 # How HTTP says that a path, or a method on it, is not there.
 _NOT_SERVED_STATUSES = {404, 405, 410, 501}
 
@@ -87,7 +89,7 @@ class Request:
 class Response:
     """One HTTP response, its body whole and decompressed.
 
-    :param headers: names in lower case.
+    :param headers: those of :data:`HEADERS_READ`, names in lower case.
     """
 
     status: int

@@ -7,11 +7,12 @@ The two hooks share everything but the waiting: the requests, the answers and th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import requests
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -24,10 +25,10 @@ from airflow_provider_importprog.api.errors import (
     NotAuthenticated,
     NotPermitted,
     UnexpectedAnswer,
-    Unreachable,
 )
 from airflow_provider_importprog.connection import CONN_TYPE, ImportConnection
-from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid, from_api_error
+from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid
+from airflow_provider_importprog.sharing import Watch
 from airflow_provider_importprog.transport import AsyncClient, BlockingClient
 
 if TYPE_CHECKING:
@@ -89,16 +90,14 @@ class ImportProgressHook(BaseHook):
         :raises ImportApiUnreachable: no good answer came.
         :raises ImportApiRefused: the API refused in its own words.
         """
-        job = self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
-        return self._settings.redact_job(job)
+        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
 
         :param collection_name: only this collection's jobs.
         """
-        jobs = self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
-        return [self._settings.redact_job(job) for job in jobs]
+        return self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
 
     def create_import_job(
         self,
@@ -161,23 +160,7 @@ class ImportProgressHook(BaseHook):
         return self._client.session
 
     def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
-        """Carry a call's requests to the server and the responses back, until it has its result."""
-        call = start(self._client.api)
-        try:
-            request = next(call)
-            while True:
-                try:
-                    response = self._client.send(request)
-                except Unreachable as error:
-                    request = call.throw(error)
-                else:
-                    request = call.send(response)
-        except StopIteration as result:
-            value: T = result.value
-            return value
-        except ImportApiError as error:
-            # Not from the error itself: its words may hold what was blotted out.
-            raise from_api_error(error, self._settings.redact(str(error))) from None
+        return self._client.carry(start)
 
     @cached_property
     def _settings(self) -> ImportConnection:
@@ -220,18 +203,25 @@ class ImportProgressAsyncHook(BaseHook):
     async def __aexit__(self, *exc_info: object) -> None:
         await self._entered.aclose()
 
+    @asynccontextmanager
+    async def watch(self, job_id: str, cluster_id: str | None, interval: float) -> AsyncIterator[Watch]:
+        """Look at an import job every so often, along with all others that look at the same place.
+
+        :param interval: seconds between two looks.
+        """
+        async with AsyncClient.shared(await self._settings()) as client:
+            with client.watch(job_id, cluster_id, interval) as watch:
+                yield watch
+
     async def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
         """See :meth:`ImportProgressHook.get_import_progress`."""
-        job = await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
-        return (await self._settings()).redact_job(job)
+        return await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
 
     async def list_import_jobs(
         self, collection_name: str | None = None, cluster_id: str | None = None
     ) -> list[ImportJob]:
         """See :meth:`ImportProgressHook.list_import_jobs`."""
-        jobs = await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
-        settings = await self._settings()
-        return [settings.redact_job(job) for job in jobs]
+        return await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
 
     async def create_import_job(
         self,
@@ -280,36 +270,37 @@ class ImportProgressAsyncHook(BaseHook):
             return False, _without_id(error, self.importprog_conn_id)
 
     async def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
-        """Carry a call's requests to the server and the responses back, until it has its result."""
-        settings = await self._settings()
-        async with AsyncClient.shared(settings) as client:
-            call = start(client.api)
-            try:
-                request = next(call)
-                while True:
-                    try:
-                        response = await client.send(request)
-                    except Unreachable as error:
-                        request = call.throw(error)
-                    else:
-                        request = call.send(response)
-            except StopIteration as result:
-                value: T = result.value
-                return value
-            except ImportApiError as error:
-                raise from_api_error(error, settings.redact(str(error))) from None
+        async with AsyncClient.shared(await self._settings()) as client:
+            return await client.carry(start)
 
     async def _settings(self) -> ImportConnection:
         if self._loaded is None:
-            from airflow.providers.common.compat.connection import get_async_connection
-
-            try:
-                connection = await get_async_connection(self.importprog_conn_id)
-            except AirflowNotFoundException:
-                raise _not_found(self.importprog_conn_id) from None
-            # It may read certificates.
-            self._loaded = await asyncio.to_thread(ImportConnection.read, connection)
+            self._loaded = await _load(self.importprog_conn_id)
         return self._loaded
+
+
+_loading: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ImportConnection]]] = WeakKeyDictionary()
+
+
+async def _load(conn_id: str) -> ImportConnection:
+    """Read a connection, once for all who ask for it at the same time: a thousand gates may start together."""
+    loading = _loading.setdefault(asyncio.get_running_loop(), {})
+    if conn_id not in loading:
+        loading[conn_id] = asyncio.create_task(_read(conn_id))
+        loading[conn_id].add_done_callback(lambda _: loading.pop(conn_id))
+    # One of them may be cancelled.
+    return await asyncio.shield(loading[conn_id])
+
+
+async def _read(conn_id: str) -> ImportConnection:
+    from airflow.providers.common.compat.connection import get_async_connection
+
+    try:
+        connection = await get_async_connection(conn_id)
+    except AirflowNotFoundException:
+        raise _not_found(conn_id) from None
+    # It may read certificates.
+    return await asyncio.to_thread(ImportConnection.read, connection)
 
 
 def _not_found(conn_id: str) -> ImportConnectionNotFound:
