@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from airflow_provider_importprog.api.model import ImportJob, ImportState
 
@@ -87,7 +87,7 @@ class SharedList:
         if self._latest is not None and self._latest.asked_at > than:
             return self._latest
         if self._under_way is None:
-            if len(self._gates) < _FEWEST_GATES or time.monotonic() < self._rest_until:
+            if len(self._gates) < _FEWEST_GATES or monotonic() < self._rest_until:
                 return None
             # A task of its own: the gate that happens to begin it may be cancelled, and the others wait for it too.
             self._under_way = asyncio.create_task(self._list(interval))
@@ -100,7 +100,7 @@ class SharedList:
             self._answers[job.job_id] = replace(job, files=())
 
     async def _list(self, interval: float) -> Listing | None:
-        asked_at = time.monotonic()
+        asked_at = monotonic()
         said, self._answers = self._answers, {}
         try:
             jobs, shows_progress = await self._ask(max(1, len(self._gates) // _GATES_A_PAGE))
@@ -124,7 +124,7 @@ class SharedList:
 
     def _rest(self, interval: float, reason: str) -> None:
         rest = interval * min(_FIRST_REST * 2**self._failures, _LONGEST_REST)
-        self._rest_until = time.monotonic() + rest
+        self._rest_until = monotonic() + rest
         self._failures = min(self._failures + 1, 32)
         self._latest = None
         log.info("%s The gates that shared it ask for themselves for %.0f s.", reason, rest)
@@ -162,7 +162,7 @@ class Watch:
     @property
     def age(self) -> float:
         """How old in seconds that is which the last look showed; 0 where it was the job itself."""
-        return time.monotonic() - self._seen_at if self._seen_at else 0.0
+        return monotonic() - self._seen_at if self._seen_at else 0.0
 
     async def look(self, waits: Callable[[ImportJob], bool]) -> ImportJob:
         """Return the import job; without its files where the shared list shows that it goes on.
@@ -172,7 +172,7 @@ class Watch:
         """
         listing = listed = None
         if self._missed < _MOST_MISSED:
-            than = max(self._seen_at, time.monotonic() - self._interval)
+            than = max(self._seen_at, monotonic() - self._interval)
             listing = await self._shared.newer(than, self._interval)
             listed = listing and listing.jobs.get(self._job_id)
         self._seen_at = 0.0

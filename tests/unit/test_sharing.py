@@ -1,0 +1,303 @@
+"""When gates share a list, when they ask for themselves, and what they hold against the list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from airflow_provider_importprog import sharing
+from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
+from airflow_provider_importprog.exceptions import ImportApiUnreachable, ImportJobUnknown
+from airflow_provider_importprog.sharing import SharedList, Watch
+from tests.unit.helpers import Clock
+
+INTERVAL = 10.0
+
+
+def job(job_id: str, state: ImportState = ImportState.IMPORTING, progress: float = 50.0, **more: Any) -> ImportJob:
+    return ImportJob(job_id, "books", state, progress, **more)
+
+
+def goes_on(one: ImportJob) -> bool:
+    return one.state not in (ImportState.COMPLETED, ImportState.FAILED)
+
+
+class Place:
+    """A place with its gates, and a server that shows what it is told to."""
+
+    def __init__(self, gates: int, clock: Clock) -> None:
+        self.clock = clock
+        self.jobs = {f"{n}": job(f"{n}") for n in range(gates)}
+        self.listed: dict[str, ImportJob] | None = None  # None for the same
+        self.shows_progress = True
+        self.trouble: Exception | None = None
+        self.lists: list[int] = []
+        self.asked: list[str] = []
+        self.shared = SharedList(self._list)
+        self.gates = [self.gate(job_id) for job_id in self.jobs]
+
+    def gate(self, job_id: str) -> Watch:
+        return Watch(self.shared, job_id, INTERVAL, lambda: self._ask(job_id)).__enter__()
+
+    async def look(self, *gates: Watch) -> list[ImportJob]:
+        """Let gates look at once, all of them unless some are named, and let an interval pass."""
+        seen = await asyncio.gather(*[gate.look(goes_on) for gate in gates or self.gates])
+        self.clock.sleep(INTERVAL + 0.1)
+        return seen
+
+    async def _list(self, max_pages: int) -> tuple[list[ImportJob], bool]:
+        self.lists.append(max_pages)
+        await asyncio.sleep(0)
+        if self.trouble:
+            raise self.trouble
+        return list((self.jobs if self.listed is None else self.listed).values()), self.shows_progress
+
+    async def _ask(self, job_id: str) -> ImportJob:
+        self.asked.append(job_id)
+        if job_id not in self.jobs:
+            raise ImportJobUnknown(f"no record of {job_id}")
+        return self.jobs[job_id]
+
+
+Case = Callable[[Place], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Place]:
+    clock = Clock()
+    monkeypatch.setattr(sharing, "monotonic", clock)
+    return lambda gates: Place(gates, clock)
+
+
+MakePlace = Callable[[int], Place]
+
+
+def test_one_gate_never_lists(place: MakePlace) -> None:
+    here = place(1)
+    asyncio.run(here.look())
+    assert (here.lists, here.asked) == ([], ["0"])
+
+
+def test_one_list_serves_all_and_each_in_turn_checks_it(place: MakePlace) -> None:
+    here = place(3)
+
+    async def story() -> None:
+        for _ in range(6):
+            await here.look()
+
+    asyncio.run(story())
+    assert len(here.lists) == 6
+    assert here.asked == ["0", "1", "2", "0", "1", "2"]
+
+
+def test_of_very_many_gates_one_in_a_hundred_checks(place: MakePlace) -> None:
+    here = place(250)
+
+    async def story() -> None:
+        await here.look()
+        await here.look()
+
+    asyncio.run(story())
+    assert here.asked == [f"{n}" for n in range(6)]
+
+
+def test_a_list_is_good_for_an_interval_and_no_gate_sees_the_same_twice(place: MakePlace) -> None:
+    here = place(3)
+
+    async def story() -> None:
+        first, second, third = here.gates
+        await first.look(goes_on)  # asks for the list, and checks it
+        here.clock.sleep(4)
+        await second.look(goes_on)
+        assert (len(here.lists), second.age) == (1, 4.0)
+        here.clock.sleep(INTERVAL - 4 + 0.1)
+        await second.look(goes_on)
+        assert (len(here.lists), second.age) == (2, 0.0)
+        await third.look(goes_on)
+        assert len(here.lists) == 2
+        assert first.age == 0.0
+
+    asyncio.run(story())
+
+
+def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(place: MakePlace) -> None:
+    here = place(3)
+    files = (ImportFile("a.json", 1, ImportState.FAILED, 0.0, error_message="no such file"),)
+
+    async def story() -> None:
+        await here.look()
+        here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
+        here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
+        *_, ended = await here.look()
+        assert ended.files == files
+
+    asyncio.run(story())
+    assert here.asked == ["0", "1", "2"]
+
+
+def test_a_list_that_fails_is_asked_for_ever_more_rarely(place: MakePlace) -> None:
+    here = place(2)
+    here.trouble = ImportApiUnreachable("no list today")
+    looks = []
+
+    async def story() -> None:
+        for look in range(40):
+            before = len(here.lists)
+            await here.look()
+            looks.extend([look] * (len(here.lists) - before))
+
+    asyncio.run(story())
+    assert looks == [0, 2, 6, 14, 30]
+    assert len(here.asked) == 80
+
+
+def test_a_list_that_recovers_is_shared_again(place: MakePlace) -> None:
+    here = place(2)
+
+    async def story() -> None:
+        here.trouble = ValueError("a defect")
+        await here.look()
+        here.trouble = None
+        for _ in range(6):
+            await here.look()
+
+    asyncio.run(story())
+    assert len(here.lists) == 6  # but for one interval of rest
+    assert here.asked == ["0", "1"] * 2 + ["0", "1", "0", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("said", "listed", "shows_progress", "behind"),
+    [
+        (job("0", progress=60.0), job("0", progress=50.0), True, True),
+        (job("0", progress=60.7), job("0", progress=60.0), True, False),
+        (job("0", progress=60.0), job("0", progress=0.0), False, False),
+        (job("0", ImportState.COMPLETED, 100.0), job("0", progress=99.0), False, True),
+        (job("0", ImportState.FAILED, 0.0), job("0", progress=99.0), True, True),
+        (job("0", progress=60.0), job("0", ImportState.FAILED, 0.0), True, False),
+        (job("0", progress=60.0), job("9"), True, False),
+    ],
+)
+def test_a_list_that_shows_less_than_a_job_itself_has_said_lies_behind(
+    place: MakePlace, said: ImportJob, listed: ImportJob, shows_progress: bool, behind: bool
+) -> None:
+    here = place(4)
+    here.shows_progress = shows_progress
+    here.jobs["0"] = said
+    here.listed = {**here.jobs, "0": job("0", progress=10.0)}
+
+    async def story() -> None:
+        await here.look()  # the first gate checks, and its job says more than the list
+        here.listed = {**here.jobs, "0": listed}
+        if listed.job_id != "0":
+            del here.listed["0"]
+        here.asked.clear()
+        await here.look()
+
+    asyncio.run(story())
+    assert (here.asked == ["0", "1", "2", "3"]) is behind
+
+
+def test_a_list_that_lies_behind_for_ever_is_asked_for_ever_more_rarely(place: MakePlace) -> None:
+    here = place(4)
+
+    async def story() -> None:
+        here.listed = dict(here.jobs)
+        for percent in range(40):
+            here.jobs = {job_id: job(job_id, progress=51.0 + percent) for job_id in here.jobs}
+            await here.look()
+
+    asyncio.run(story())
+    assert len(here.lists) < 8
+
+
+def test_a_gate_whose_job_the_list_never_shows_asks_for_itself_from_then_on(place: MakePlace) -> None:
+    here = place(2)
+
+    async def story() -> None:
+        here.listed = {"0": here.jobs["0"]}
+        for _ in range(3):
+            await here.look()
+        lists = len(here.lists)
+        assert lists == 2
+        await here.look()
+        assert len(here.lists) == lists  # the other is alone now
+
+    asyncio.run(story())
+
+
+def test_a_job_that_no_one_knows_does_not_make_its_gate_leave(place: MakePlace) -> None:
+    here = place(3)
+    stranger = here.gate("new")
+
+    async def story() -> None:
+        for _ in range(4):
+            with pytest.raises(ImportJobUnknown):
+                await here.look(stranger)
+            await here.look()
+        here.jobs["new"] = job("new")
+        await here.look(stranger, *here.gates)
+        here.asked.clear()
+        await here.look(stranger, *here.gates)
+        assert len(here.asked) == 1
+
+    asyncio.run(story())
+
+
+def test_a_list_of_very_many_other_jobs_is_not_worth_it(place: MakePlace) -> None:
+    here = place(2)
+
+    async def story() -> None:
+        here.listed = {**here.jobs, **{f"other-{n}": job(f"other-{n}") for n in range(300)}}
+        await here.look()
+        await here.look()
+
+    asyncio.run(story())
+    assert here.asked == ["0", "1"] * 2
+    assert len(here.lists) == 1
+
+
+@pytest.mark.parametrize(("gates", "pages"), [(2, 1), (19, 1), (20, 2), (1000, 100)])
+def test_the_more_gates_the_more_pages(place: MakePlace, gates: int, pages: int) -> None:
+    here = place(gates)
+    asyncio.run(here.look())
+    assert here.lists == [pages]
+
+
+def test_the_last_gate_to_leave_ends_what_is_under_way_and_a_cancelled_one_does_not(place: MakePlace) -> None:
+    here = place(3)
+
+    async def story() -> None:
+        looks = [asyncio.create_task(gate.look(goes_on)) for gate in here.gates]
+        await asyncio.sleep(0)
+        looks[0].cancel()
+        assert (await looks[1], await looks[2]) == (here.jobs["1"], here.jobs["2"])
+        here.clock.sleep(INTERVAL + 0.1)
+        asking = asyncio.create_task(here.gates[1].look(goes_on))
+        await asyncio.sleep(0)
+        under_way = here.shared._under_way
+        assert under_way is not None
+        asking.cancel()
+        for gate in here.gates:
+            gate.__exit__()
+        with pytest.raises(asyncio.CancelledError):
+            await under_way
+
+    asyncio.run(story())
+
+
+def test_what_jobs_said_is_not_kept_without_a_list_to_hold_it_against(place: MakePlace) -> None:
+    here = place(2)
+
+    async def story() -> None:
+        await here.look()
+        assert here.shared._answers
+        here.gates[0].__exit__()
+        assert not here.shared._answers
+        await here.look(here.gates[1])
+        assert not here.shared._answers
+
+    asyncio.run(story())
