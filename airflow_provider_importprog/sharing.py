@@ -172,8 +172,7 @@ class Watch:
         """
         listing = listed = None
         if self._missed < _MOST_MISSED:
-            than = max(self._seen_at, monotonic() - self._interval)
-            listing = await self._shared.newer(than, self._interval)
+            listing = await self._shared.newer(monotonic() - self._interval, self._interval)
             listed = listing and listing.jobs.get(self._job_id)
         self._seen_at = 0.0
         if listing and listed:
