@@ -1,0 +1,316 @@
+"""Plays the import API, a plain endpoint and Airbyte's API, and keeps what it was asked.
+
+It is a process of its own, and a protocol of its own: of two cores it must leave one to those that it measures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+_LATENCY = 0.02  # seconds from a request to its answer
+_TICK = 0.01  # seconds
+_FIRST_ID = 448_700_000_000_000_000
+_ROWS = 100_000  # of a file
+_BYTES = 19_599_887  # of a file
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_V2 = "/v2/vectordb/jobs/import/"
+_STATUS = {200: "OK", 403: "Forbidden", 404: "Not Found"}
+
+#: How the server answers who asks for the list, by the plan's ``list``; None for the list itself.
+_LISTS: dict[str, tuple[int, Any] | None] = {
+    "served": None,
+    "error": (200, {"code": 65535, "message": "internal: the list is out of order"}),
+    "missing": (404, "404 page not found"),
+    "forbidden": (403, {"code": 1401, "message": "permission deny"}),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs that there are. Times are in seconds since the epoch.
+
+    :param first_end: when the first job ends; the others follow evenly until `last_end`.
+    :param files: of each job.
+    :param list: ``served``, or how it is refused.
+    :param big_files: of the last job, if it differs.
+    :param big_fails: whether the last job fails, and each of its files.
+    """
+
+    jobs: int
+    began: float
+    first_end: float
+    last_end: float
+    files: int = 10
+    list: str = "served"
+    big_files: int = 0
+    big_fails: bool = False
+
+
+@dataclass
+class _Job:
+    job_id: str
+    began: float
+    end: float
+    files: int
+    fails: bool = False
+
+    def state(self, now: float) -> str:
+        if now < self.end:
+            return "Importing"
+        return "Failed" if self.fails else "Completed"
+
+    def record(self, now: float) -> dict[str, Any]:
+        """Return what the list shows."""
+        done = _share(now, self.began, self.end)
+        state = self.state(now)
+        record = {
+            "jobId": self.job_id,
+            "collectionName": "medium_articles",
+            "state": state,
+            "progress": int(done * 100) if state == "Completed" else min(int(done * 100), 99),
+            "importedRows": int(done * _ROWS * self.files),
+            "totalRows": _ROWS * self.files,
+            "fileSize": _BYTES * self.files,
+            "completeTime": _moment(self.end) if state == "Completed" else "",
+        }
+        return record if state != "Failed" else {**record, "reason": f"{self.files} files failed"}
+
+    def details(self, now: float) -> dict[str, Any]:
+        """Return the record with its files, of which one is finished after the other."""
+        done = _share(now, self.began, self.end) * self.files
+        each = (self.end - self.began) / self.files
+        files = []
+        for index in range(self.files):
+            share = min(max(done - index, 0.0), 1.0)
+            file = {
+                "fileName": f"[import/2026/{self.job_id}/{index}.parquet]",
+                "fileSize": _BYTES,
+                "state": "Importing" if share < 1 else "Failed" if self.fails else "Completed",
+                "progress": int(share * 100),
+                "importedRows": int(share * _ROWS),
+                "totalRows": _ROWS,
+                "completeTime": _moment(self.began + each * (index + 1)) if share == 1 else "",
+            }
+            if file["state"] == "Failed":
+                file["reason"] = f"field 'vector' of row {index} has dimension 7, expected 768"
+            files.append(file)
+        return {**self.record(now), "details": files}
+
+
+class _Service:
+    """The jobs of the current plan, and what was asked since it came."""
+
+    def __init__(self) -> None:
+        self.follow(Plan(0, 0.0, 0.0, 0.0))
+
+    def follow(self, plan: Plan) -> list[float]:
+        """Begin anew, and return when each job ends."""
+        step = (plan.last_end - plan.first_end) / max(plan.jobs, 1)
+        ends = [plan.first_end + step * (index + 0.5) for index in range(plan.jobs)]
+        # Gates ask in the order of their jobs, which must not be that in which these end.
+        random.Random(4).shuffle(ends)
+        self.plan = plan
+        self.jobs = {id_: _Job(id_, plan.began, end, plan.files) for id_, end in zip(ids(plan.jobs), ends, strict=True)}
+        if plan.big_files:
+            big = list(self.jobs.values())[-1]
+            big.files, big.fails = plan.big_files, plan.big_fails
+        self.arrivals: list[tuple[float, str, str]] = []
+        self.seen: set[_Connection] = set()
+        self.connected: set[_Connection] = set()
+        self.most_connected = 0
+        self.stall = 0.0
+        return ends
+
+    def arrived(self, connection: _Connection, endpoint: str, job_id: str) -> None:
+        self.arrivals.append((time.time(), endpoint, job_id))
+        if connection not in self.seen:
+            self.seen.add(connection)
+            self.connected.add(connection)
+            self.most_connected = max(self.most_connected, len(self.connected))
+
+    def answer(self, endpoint: str, job_id: str) -> tuple[int, Any]:
+        """Return a status and a body."""
+        now = time.time()
+        if endpoint == "list":
+            refusal = _LISTS[self.plan.list]
+            records = {"records": [job.record(now) for job in self.jobs.values()]}
+            return refusal or (200, {"code": 0, "data": records})
+        job = self.jobs.get(job_id)
+        if endpoint == "describe" and job is None:
+            return 200, {"code": 1100, "message": f"import job does not exist, jobID={job_id}"}
+        if endpoint == "" or job is None:
+            return 404, "404 page not found"
+        if endpoint == "describe":
+            return 200, {"code": 0, "data": job.details(now)}
+        if endpoint == "ready":
+            return (404 if now < job.end else 200), job.details(now)
+        return 200, {
+            "jobId": int(job_id),
+            "connectionId": "9b1d0b7e-0000-4000-8000-000000000000",
+            "jobType": "sync",
+            "startTime": _moment(job.began),
+            "status": "running" if now < job.end else "succeeded",
+            "lastUpdatedAt": _moment(now),
+            "rowsSynced": job.record(now)["importedRows"],
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        times = [at for at, _, _ in self.arrivals]
+        asked: defaultdict[str, list[float]] = defaultdict(list)
+        for at, _, job_id in self.arrivals:
+            asked[job_id].append(at)
+        asked.pop("", None)
+        polls = [len(asked.get(job_id, ())) for job_id in self.jobs]
+        now = time.time()
+        waits = [
+            later - sooner
+            for job in self.jobs.values()
+            for sooner, later in pairwise([job.began, *asked.get(job.job_id, ()), *([now] if now < job.end else [])])
+        ]
+        return {
+            "requests": Counter(endpoint or "other" for _, endpoint, _ in self.arrivals),
+            "connections": len(self.seen),
+            "most_connections": self.most_connected,
+            "busiest_second": _busiest_second(times),
+            "fewest_polls": min(polls, default=0),
+            "most_polls": max(polls, default=0),
+            "longest_wait": max(waits, default=0.0),
+            "server_stall": self.stall,
+        }
+
+    async def tick(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(_TICK)
+            self.stall = max(self.stall, time.monotonic() - began - _TICK)
+
+
+class _Connection(asyncio.Protocol):
+    """As much of HTTP/1.1 as clients need that keep a connection alive and send one request at a time."""
+
+    def __init__(self, service: _Service) -> None:
+        self._service = service
+        self._received = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._service.connected.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, ended, rest = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        expected = int(length[1]) if length else 0
+        if ended and len(rest) >= expected:
+            self._received = rest[expected:]
+            self._asked(head.split(b" ", 2)[1].decode(), rest[:expected])
+
+    def _asked(self, target: str, body: bytes) -> None:
+        service = self._service
+        if target == "/control/plan":
+            self._send(200, service.follow(Plan(**json.loads(body))))
+        elif target == "/control/statistics":
+            self._send(200, service.statistics())
+        else:
+            endpoint, job_id = _route(target, body)
+            service.arrived(self, endpoint, job_id)
+            asyncio.get_running_loop().call_later(_LATENCY, lambda: self._send(*service.answer(endpoint, job_id)))
+
+    def _send(self, status: int, content: Any) -> None:
+        kind = "text/plain" if isinstance(content, str) else "application/json"
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        head = f"HTTP/1.1 {status} {_STATUS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._transport.write(head.encode() + body)
+
+
+def _route(target: str, body: bytes) -> tuple[str, str]:
+    """Return the endpoint that is meant, empty where there is none, and the job."""
+    if target == f"{_V2}list":
+        return "list", ""
+    if target == f"{_V2}describe":
+        return "describe", str(json.loads(body)["jobId"])
+    folder, _, job_id = target.rpartition("/")
+    return {"/ready": "ready", "/airbyte/jobs": "airbyte"}.get(folder, ""), job_id
+
+
+def _share(now: float, began: float, end: float) -> float:
+    return min(max((now - began) / (end - began), 0.0), 1.0) if end > began else 1.0
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _busiest_second(times: list[float]) -> int:
+    """Return the most arrivals that any window of one second holds."""
+    most = first = 0
+    for last, at in enumerate(times):
+        while at - times[first] >= 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+async def _serve() -> None:
+    service = _Service()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(service), "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)  # whoever started this reads it
+    await service.tick()
+
+
+def ids(jobs: int) -> list[str]:
+    """Return the ids of a plan's jobs."""
+    return [str(_FIRST_ID + index) for index in range(jobs)]
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """Run a server, and lend its URL."""
+    process = subprocess.Popen([sys.executable, Path(__file__)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def follow(url: str, plan: Plan) -> list[float]:
+    """Have the server begin anew with a plan. Return when each job ends, in seconds since the epoch."""
+    ends: list[float] = _control(url, "plan", json.dumps(asdict(plan)).encode())
+    return ends
+
+
+def statistics(url: str) -> dict[str, Any]:
+    """Return what the server was asked since its plan came."""
+    found: dict[str, Any] = _control(url, "statistics")
+    return found
+
+
+def _control(url: str, what: str, body: bytes | None = None) -> Any:
+    # Not through a proxy that the environment may name.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/control/{what}", data=body, timeout=60) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

@@ -1,0 +1,190 @@
+"""What is measured. Each subject lends a function that makes one gate: a coroutine that returns the gate's event.
+
+Airflow is imported when a subject starts: that is in a process, and in an Airflow home, of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import TriggerEvent
+
+    from tests.benchmark.stream import StreamTrigger
+
+Gate = Callable[[str], Coroutine[Any, Any, Any]]
+
+_CONN_ID = "benchmark"
+_CONNECTIONS = 32  # as many as the provider opens
+_LOGIN, _PASSWORD = "root", "Milvus-of-the-benchmark"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the gates of a run ask.
+
+    :param poke_interval: seconds.
+    :param rate: requests a second at most; 0 for the connection's default.
+    """
+
+    url: str
+    poke_interval: float
+    rate: float
+
+    def connect(self, conn_type: str, path: str = "", **fields: Any) -> str:
+        """Define the connection that a trigger reads, and return its id."""
+        connection = {"conn_type": conn_type, "host": self.url + path, **fields}
+        os.environ[f"AIRFLOW_CONN_{_CONN_ID.upper()}"] = json.dumps(connection)
+        return _CONN_ID
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure.
+
+    :param start: lends the function that makes one gate.
+    :param list: how the server answers who asks for the list.
+    :param most_gates: how many it is measured with at most.
+    """
+
+    start: Callable[[Target], AbstractAsyncContextManager[Gate]]
+    list: str = "served"
+    most_gates: int = field(default=1_000_000)
+
+
+@asynccontextmanager
+async def _floor(target: Target) -> AsyncIterator[Gate]:
+    """Send the provider's requests with bare aiohttp, and read the answers."""
+    import aiohttp
+    from yarl import URL
+
+    from airflow_provider_importprog import __version__
+
+    url = URL(f"{target.url}/v2/vectordb/jobs/import/describe")
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip, deflate",
+        "Content-Type": "application/json",
+        "User-Agent": f"airflow-provider-importprog/{__version__} apache-airflow/3.3.2",
+        "Authorization": f"Bearer {_LOGIN}:{_PASSWORD}",
+    }
+    connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        async def gate(job_id: str) -> Any:
+            body = json.dumps({"jobId": job_id}).encode()
+            while True:
+                await asyncio.sleep(target.poke_interval)
+                async with session.post(url, data=body, headers=headers) as response:
+                    answer = json.loads(await response.read())
+                if answer["data"]["state"] in ("Completed", "Failed"):
+                    return answer["data"]["state"]
+
+        yield gate
+
+
+@asynccontextmanager
+async def _trigger(target: Target) -> AsyncIterator[Gate]:
+    """Run the provider's own trigger."""
+    from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
+
+    conn_id = _connect(target)
+
+    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
+        trigger = ImportProgressTrigger(
+            job_id=job_id, cluster_id=None, importprog_conn_id=conn_id, poke_interval=target.poke_interval
+        )
+        return _first(trigger.run())
+
+    yield gate
+
+
+@asynccontextmanager
+async def _stream(target: Target) -> AsyncIterator[Gate]:
+    """Run gates on a shared stream, driven as Airflow's triggerer drives them."""
+    from airflow.configuration import conf
+    from airflow.triggers.shared_stream import SharedStreamManager
+
+    from tests.benchmark.stream import StreamTrigger
+
+    conn_id = _connect(target)
+    manager = SharedStreamManager(
+        max_subscriber_queue=conf.getint("triggerer", "shared_stream_subscriber_queue_size"),
+        ack_timeout=conf.getfloat("triggerer", "shared_stream_ack_timeout"),
+        cohort_grace_period=conf.getfloat("triggerer", "shared_stream_cohort_grace_period"),
+    )
+
+    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
+        return run(StreamTrigger(job_id, conn_id, target.poke_interval))
+
+    async def run(trigger: StreamTrigger) -> Any:
+        key, trigger_id = trigger.shared_stream_key(), int(trigger.job_id)
+        raw = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
+        try:
+            return await _first(trigger.filter_shared_stream(raw))
+        finally:
+            await manager.unsubscribe(trigger_id, key)
+
+    yield gate
+    await manager.stop_all()
+
+
+@asynccontextmanager
+async def _http(target: Target) -> AsyncIterator[Gate]:
+    """Run the trigger of apache-airflow-providers-http, which waits for as long as it is answered 404."""
+    from airflow.providers.http.triggers.http import HttpSensorTrigger
+
+    conn_id = target.connect("http", login=_LOGIN, password=_PASSWORD)
+
+    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
+        trigger = HttpSensorTrigger(f"ready/{job_id}", conn_id, poke_interval=target.poke_interval)
+        return _first(trigger.run())
+
+    yield gate
+
+
+@asynccontextmanager
+async def _airbyte(target: Target) -> AsyncIterator[Gate]:
+    """Run the trigger of apache-airflow-providers-airbyte."""
+    from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger
+
+    conn_id = target.connect("airbyte", "/airbyte")
+
+    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
+        trigger = AirbyteSyncTrigger(
+            int(job_id), conn_id, end_time=time.time() + 3600, poll_interval=target.poke_interval
+        )
+        return _first(trigger.run())
+
+    yield gate
+
+
+def _connect(target: Target) -> str:
+    extra: dict[str, Any] = {"api_version": "v2"}
+    if target.rate:
+        extra["max_requests_per_second"] = target.rate
+    return target.connect("importprog", login=_LOGIN, password=_PASSWORD, extra=extra)
+
+
+async def _first(events: AsyncIterator[TriggerEvent]) -> Any:
+    async for event in events:
+        return event.payload
+    raise RuntimeError("the trigger ended without an event")
+
+
+#: By the name that the tables show. Where the list is refused, gates have to ask for themselves.
+SUBJECTS = {
+    "floor": Subject(_floor),
+    "separate": Subject(_trigger, list="forbidden"),
+    "sharing": Subject(_trigger),
+    "stream": Subject(_stream),
+    "http": Subject(_http, most_gates=200),
+    "airbyte": Subject(_airbyte, most_gates=200),
+}
