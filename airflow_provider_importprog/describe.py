@@ -43,9 +43,9 @@ def progress(job: ImportJob, seconds_left: float | None) -> str:
     """Return how far a job is: percent, files done of all, rows where known, time left where known."""
     # A failed job's percentage is 0 on Milvus, which says nothing.
     parts = [str(job.state)] if job.state is ImportState.FAILED else [f"{job.state}, {job.progress:.0f} %"]
-    if job.files:
-        done = sum(file.state is ImportState.COMPLETED for file in job.files)
-        parts.append(f"{done} of {_files(len(job.files))} done")
+    done, files = job.files_done
+    if files:
+        parts.append(f"{done} of {_files(files)} done")
     if job.imported_rows is not None:
         of_all = f" of {job.total_rows:,}" if job.total_rows else ""
         parts.append(f"{job.imported_rows:,}{of_all} rows")

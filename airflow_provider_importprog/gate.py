@@ -208,13 +208,12 @@ class Gate:
         self._outage_began, self._failures = None, 0
 
     def _log_progress(self, job: ImportJob, now: float) -> None:
-        if not job.files and self._last_shown:
+        done, files = job.files_done
+        rows = job.imported_rows
+        if not files and self._last_shown:
             # A list of jobs leaves the files out, and on v1 the percentage: what it leaves out has not moved.
             _, percent, done, rows = self._last_shown
             job = replace(job, progress=job.progress or float(percent))
-        else:
-            done = sum([file.state is ImportState.COMPLETED for file in job.files])
-            rows = job.imported_rows
         if self._first_progress is None:
             self._first_progress = (now, job.progress)
         began, progress = self._first_progress

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from airflow_provider_importprog.api.model import ImportJob, ImportState
+from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +137,11 @@ class Watch:
     """One gate's view of its import job: of the shared list, or of the job itself.
 
     :param interval: seconds between two looks.
-    :param ask: asks for the job itself.
+    :param ask: asks for the job itself, without its files where its argument says so.
     """
 
     def __init__(
-        self, shared: SharedList, job_id: str, interval: float, ask: Callable[[], Awaitable[ImportJob]]
+        self, shared: SharedList, job_id: str, interval: float, ask: Callable[[Brief], Awaitable[ImportJob]]
     ) -> None:
         #: The list of this moment is to be checked by asking for the job itself, in seconds of the monotonic clock.
         self.check_at = 0.0
@@ -164,8 +164,8 @@ class Watch:
         """How old in seconds that is which the last look showed; 0 where it was the job itself."""
         return monotonic() - self._seen_at if self._seen_at else 0.0
 
-    async def look(self, waits: Callable[[ImportJob], bool]) -> ImportJob:
-        """Return the import job; without its files where the shared list shows that it goes on.
+    async def look(self, waits: Brief) -> ImportJob:
+        """Return the import job, without its files where a gate would wait on.
 
         :param waits: whether a gate would wait on for a job like this.
         :raises ImportProgressException: the job itself was asked for, and no good answer came.
@@ -180,7 +180,7 @@ class Watch:
             if waits(listed) and self.check_at != listing.asked_at:
                 self._seen_at = listing.asked_at
                 return listed
-        job = await self._ask()
+        job = await self._ask(waits)
         self._shared.answered(job)
         if listing and not listed:
             self._missed += 1

@@ -29,6 +29,7 @@ from airflow_provider_importprog import __version__
 from airflow_provider_importprog.api import ImportApi, ImportJob, Request, Response
 from airflow_provider_importprog.api.client import Call, Done, advance
 from airflow_provider_importprog.api.errors import ImportApiError, RateLimited, Unreachable
+from airflow_provider_importprog.api.model import Brief
 from airflow_provider_importprog.api.wire import HEADERS_READ
 from airflow_provider_importprog.connection import ImportConnection
 from airflow_provider_importprog.exceptions import ImportProgressException, from_api_error
@@ -191,8 +192,8 @@ class AsyncClient:
             jobs = await self.carry(lambda api: api.list_import_jobs(None, cluster_id, max_pages))
             return jobs, self.api.list_shows_progress
 
-        async def ask_for_job() -> ImportJob:
-            return await self.carry(lambda api: api.get_import_progress(job_id, cluster_id))
+        async def ask_for_job(brief: Brief) -> ImportJob:
+            return await self.carry(lambda api: api.get_import_progress(job_id, cluster_id, brief))
 
         shared = self._lists.setdefault(cluster_id, SharedList(ask_for_list))
         with Watch(shared, job_id, interval, ask_for_job) as watch:

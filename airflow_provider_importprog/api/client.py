@@ -24,7 +24,7 @@ from airflow_provider_importprog.api.errors import (
     ServerDown,
     Unsupported,
 )
-from airflow_provider_importprog.api.model import ImportJob, ImportState
+from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response, read
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Dialect(Protocol):
     NAME: str
 
     def progress_request(self, address: Address, job_id: str) -> Request: ...
-    def parse_progress(self, data: Any, job_id: str) -> ImportJob: ...
+    def parse_progress(self, data: Any, job_id: str, brief: Brief | None = None) -> ImportJob: ...
     def list_request(self, address: Address, collection_name: str | None, page: int, page_size: int) -> Request: ...
     def parse_list(self, data: Any) -> tuple[list[ImportJob], int | None]: ...
     def create_request(self, address: Address, new: NewImportJob) -> Request: ...
@@ -134,9 +134,12 @@ class ImportApi:
         self._redact_job = redact_job
         self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
 
-    def get_import_progress(self, job_id: str, cluster_id: str | None = None) -> Call[ImportJob]:
+    def get_import_progress(
+        self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None
+    ) -> Call[ImportJob]:
         """Ask how far an import job is.
 
+        :param brief: says of the job whether its files may be left out; None for never.
         :raises JobUnknown: the server has no record of it.
         :raises ImportApiError: any other answer that is not a good one.
         """
@@ -144,7 +147,7 @@ class ImportApi:
 
         def ask(dialect: Dialect) -> Call[ImportJob]:
             request = dialect.progress_request(address, job_id)
-            return self._redact_job(dialect.parse_progress(read(request, (yield request), self._redact), job_id))
+            return self._redact_job(dialect.parse_progress(read(request, (yield request), self._redact), job_id, brief))
 
         return (yield from self._speak(ask))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -86,6 +86,15 @@ class ImportJob:
     error_message: str | None = None
     #: Empty where the server gave none, as a list of jobs does.
     files: tuple[ImportFile, ...] = ()
+    #: How many files are completed, and how many there are, where `files` was not asked for.
+    counts: tuple[int, int] | None = field(default=None, repr=False)
+
+    @property
+    def files_done(self) -> tuple[int, int]:
+        """How many files are completed, and how many there are."""
+        if self.counts is not None:
+            return self.counts
+        return sum([file.state is ImportState.COMPLETED for file in self.files]), len(self.files)
 
     @property
     def failed_files(self) -> tuple[ImportFile, ...]:
@@ -98,7 +107,7 @@ class ImportJob:
 
     def summary(self) -> dict[str, Any]:
         """Return the fields as plain JSON, without the files."""
-        return _plain([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "files"])
+        return _plain([(name, getattr(self, name)) for name in _SUMMARY])
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> ImportJob:
@@ -111,3 +120,9 @@ class ImportJob:
                 "complete_time": complete_time and datetime.fromisoformat(complete_time),
             }
         )
+
+
+#: Says of a job whether its files are not needed. A gate that waits looks at none, and a job may have 10,000.
+Brief = Callable[[ImportJob], bool]
+
+_SUMMARY = tuple(each.name for each in fields(ImportJob) if each.name not in ("files", "counts"))

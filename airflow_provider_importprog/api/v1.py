@@ -7,12 +7,13 @@ https://docs.zilliz.com/reference/restful/get-import-progress
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from airflow_provider_importprog.api import fields
 from airflow_provider_importprog.api.errors import Unsupported
-from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
+from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
 
 NAME = "v1"
@@ -31,25 +32,29 @@ def progress_request(address: Address, job_id: str) -> Request:
     return _get(f"{_ROOT}/get", {"jobId": job_id, "clusterId": address.cluster_id}, job_id)
 
 
-def parse_progress(data: Any, job_id: str) -> ImportJob:
-    """Read the answer to :func:`progress_request`."""
-    job = fields.mapping(data, "data")
-    details = fields.items(job.get("details"), "details")
+def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> ImportJob:
+    """Read the answer to :func:`progress_request`, without its files where they are not needed."""
+    answer = fields.mapping(data, "data")
+    details = fields.items(answer.get("details"), "details")
     # Older answers name the one file on the job itself.
-    if not details and fields.text(job, "fileName") is not None:
-        details = [job]
-    scale = _percent_scale([job, *details])
-    state = _state(job)
-    return ImportJob(
-        job_id=fields.identifier(job, "jobId", expected=job_id),
-        collection_name=fields.text(job, "collectionName") or "",
+    if not details and fields.text(answer, "fileName") is not None:
+        details = [answer]
+    scale = _percent_scale([answer, *details])
+    state = _state(answer)
+    done = sum([_state(detail) is ImportState.COMPLETED for detail in details])
+    job = ImportJob(
+        job_id=fields.identifier(answer, "jobId", expected=job_id),
+        collection_name=fields.text(answer, "collectionName") or "",
         state=state,
-        progress=_progress(job, state, scale),
-        file_size=fields.count(job, "fileSize"),
-        complete_time=fields.moment(job, "completeTime"),
-        error_message=fields.text(job, "errorMessage"),
-        files=tuple(_parse_file(detail, scale) for detail in details),
+        progress=_progress(answer, state, scale),
+        file_size=fields.count(answer, "fileSize"),
+        complete_time=fields.moment(answer, "completeTime"),
+        error_message=fields.text(answer, "errorMessage"),
+        counts=(done, len(details)),
     )
+    if brief is not None and brief(job):
+        return job
+    return replace(job, files=tuple([_parse_file(detail, scale) for detail in details]), counts=None)
 
 
 def list_request(address: Address, collection_name: str | None, page: int, page_size: int) -> Request:

@@ -8,10 +8,11 @@ https://docs.zilliz.com/reference/restful/get-import-job-progress-v2
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_provider_importprog.api import fields
-from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
+from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
 
 NAME = "v2"
@@ -34,10 +35,15 @@ def progress_request(address: Address, job_id: str) -> Request:
     return _post("describe", address, {"jobId": job_id, **_place(address)}, job_id=job_id)
 
 
-def parse_progress(data: Any, job_id: str) -> ImportJob:
-    """Read the answer to :func:`progress_request`."""
-    job = fields.mapping(data, "data")
-    return _parse_job(job, fields.identifier(job, "jobId", expected=job_id))
+def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> ImportJob:
+    """Read the answer to :func:`progress_request`, without its files where they are not needed."""
+    answer = fields.mapping(data, "data")
+    details = fields.items(answer.get("details"), "details")
+    done = sum([detail.get("state") == "Completed" for detail in details])
+    job = _parse_job(answer, fields.identifier(answer, "jobId", expected=job_id), counts=(done, len(details)))
+    if brief is not None and brief(job):
+        return job
+    return replace(job, files=tuple([_parse_file(detail) for detail in details]), counts=None)
 
 
 def list_request(address: Address, collection_name: str | None, page: int, page_size: int) -> Request:
@@ -120,7 +126,7 @@ def _post(
     return Request("POST", f"{_ROOT}/{call}", encode_json(body), {**database, **(headers or {})}, repeatable, job_id)
 
 
-def _parse_job(job: Mapping[str, Any], job_id: str) -> ImportJob:
+def _parse_job(job: Mapping[str, Any], job_id: str, counts: tuple[int, int] | None = None) -> ImportJob:
     state = _STATES.get(fields.required_text(job, "state"), ImportState.IMPORTING)
     return ImportJob(
         job_id=job_id,
@@ -133,7 +139,7 @@ def _parse_job(job: Mapping[str, Any], job_id: str) -> ImportJob:
         total_rows=fields.count(job, "totalRows"),
         complete_time=fields.moment(job, "completeTime"),
         error_message=fields.text(job, "reason"),
-        files=tuple([_parse_file(detail) for detail in fields.items(job.get("details"), "details")]),
+        counts=counts,
     )
 
 

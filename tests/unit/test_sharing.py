@@ -40,7 +40,7 @@ class Place:
         self.gates = [self.gate(job_id) for job_id in self.jobs]
 
     def gate(self, job_id: str) -> Watch:
-        return Watch(self.shared, job_id, INTERVAL, lambda: self._ask(job_id)).__enter__()
+        return Watch(self.shared, job_id, INTERVAL, lambda brief: self._ask(job_id)).__enter__()
 
     async def look(self, *gates: Watch) -> list[ImportJob]:
         """Let gates look at once, all of them unless some are named, and let an interval pass."""
