@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 
 from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
@@ -37,6 +38,7 @@ _FIRST_REST = 2
 _LONGEST_REST = 64
 # A list that does not show a job which the server knows will not be worth asking.
 _MOST_MISSED = 2
+_SPREAD = 1.05
 
 _ENDED = frozenset({ImportState.COMPLETED, ImportState.FAILED})
 
@@ -97,7 +99,7 @@ class SharedList:
     def answered(self, job: ImportJob) -> None:
         """Take note of what a job said of itself, to hold the next list against it."""
         if len(self._gates) >= _FEWEST_GATES:
-            self._answers[job.job_id] = replace(job, files=())
+            self._answers[job.job_id] = job.without_files()
 
     async def _list(self, interval: float) -> Listing | None:
         asked_at = monotonic()
@@ -159,11 +161,6 @@ class Watch:
     def __exit__(self, *exc_info: object) -> None:
         self._shared.leave(self)
 
-    @property
-    def age(self) -> float:
-        """How old in seconds that is which the last look showed; 0 where it was the job itself."""
-        return monotonic() - self._seen_at if self._seen_at else 0.0
-
     async def look(self, waits: Brief) -> ImportJob:
         """Return the import job, without its files where a gate would wait on.
 
@@ -187,6 +184,16 @@ class Watch:
             if self._missed == _MOST_MISSED:
                 self._shared.leave(self)
         return job
+
+    async def pause(self, delay: float) -> None:
+        """Sleep until the next look.
+
+        :param delay: seconds since what the last look showed was asked for.
+        """
+        if self._seen_at:
+            # A little more, or all who saw the same list would wake at once, and hold the event loop.
+            delay = delay * random.uniform(1.0, _SPREAD) + self._seen_at - monotonic()  # noqa: S311 (guards nothing)
+        await asyncio.sleep(delay)
 
 
 def _lies_behind(listing: Listing, said: ImportJob) -> bool:

@@ -36,7 +36,10 @@ def items(value: Any, name: str) -> list[Mapping[str, Any]]:
         return []
     if not isinstance(value, list):
         raise _unexpected(name, value, "a list")
-    return [mapping(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise _unexpected(f"{name}[{index}]", item, "an object")
+    return value
 
 
 def text(data: Mapping[str, Any], name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -100,6 +100,10 @@ class ImportJob:
     def failed_files(self) -> tuple[ImportFile, ...]:
         """The files that did not make it."""
         return tuple(file for file in self.files if file.failed)
+
+    def without_files(self) -> ImportJob:
+        """Return the job with its files counted and left out."""
+        return replace(self, files=(), counts=self.files_done) if self.files else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON, the files as a list of dicts under ``files``."""

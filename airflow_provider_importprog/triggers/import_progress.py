@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -98,7 +97,7 @@ class ImportProgressTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""
         gate = Gate(self.job_id, self.terms, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
-        await asyncio.sleep(_spread(self.terms.poke_interval))
+        await asyncio.sleep(self.terms.poke_interval)
         try:
             decision = await self._wait(gate)
         except ImportSettingInvalid as error:
@@ -127,9 +126,4 @@ class ImportProgressTrigger(BaseTrigger):
                     decision = gate.answered(job)
                 if decision.verdict is not Verdict.WAIT:
                     return decision
-                await asyncio.sleep(_spread(decision.delay) - watch.age)
-
-
-def _spread(seconds: float) -> float:
-    """Return a little more: a thousand gates that wake in the same moment would hold the event loop."""
-    return seconds * random.uniform(1.0, 1.05)  # noqa: S311 (spreads load, guards nothing)
+                await watch.pause(decision.delay)

@@ -53,7 +53,7 @@ class Size:
 
     gates: tuple[int, ...] = (10, 100, 200, 1000, 2000)
     repeats: int = 3
-    intervals: int = 6
+    intervals: int = 10
     poke_interval: float = 1.0
     many: int = 1000
     rate_seconds: float = 120.0
@@ -67,6 +67,7 @@ FULL = Size()
 QUICK = Size(
     gates=(10,),
     repeats=1,
+    intervals=6,
     poke_interval=0.3,
     many=50,
     rate_seconds=4.0,

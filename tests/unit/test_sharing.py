@@ -104,21 +104,31 @@ def test_of_very_many_gates_one_in_a_hundred_checks(place: MakePlace) -> None:
     assert here.asked == [f"{n}" for n in range(6)]
 
 
-def test_a_list_is_good_for_an_interval_and_no_gate_sees_the_same_twice(place: MakePlace) -> None:
+def test_a_list_is_good_for_an_interval(place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
     here = place(3)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        here.clock.sleep(seconds)
 
     async def story() -> None:
         first, second, third = here.gates
         await first.look(goes_on)  # asks for the list, and checks it
         here.clock.sleep(4)
         await second.look(goes_on)
-        assert (len(here.lists), second.age) == (1, 4.0)
-        here.clock.sleep(INTERVAL - 4 + 0.1)
-        await second.look(goes_on)
-        assert (len(here.lists), second.age) == (2, 0.0)
         await third.look(goes_on)
+        assert len(here.lists) == 1
+        monkeypatch.setattr(sharing.asyncio, "sleep", sleep)
+        await second.pause(INTERVAL)  # since the list was asked for
+        assert INTERVAL - 4 <= slept[-1] <= INTERVAL * 1.05 - 4
+        monkeypatch.undo()
+        monkeypatch.setattr(sharing, "monotonic", here.clock)
+        await second.look(goes_on)
         assert len(here.lists) == 2
-        assert first.age == 0.0
+        monkeypatch.setattr(sharing.asyncio, "sleep", sleep)
+        await second.pause(INTERVAL)  # it was its turn to check, so this is since it asked for the job itself
+        assert slept[-1] == INTERVAL
 
     asyncio.run(story())
 
