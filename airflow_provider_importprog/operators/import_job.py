@@ -131,9 +131,6 @@ class CreateImportJobOperator(ImportGateOperator):
     def _submission(self, context: Context) -> submission.Submission:
         ti: Any = context["ti"]
         new = submission.new_import_job(**self._fields())
-        if new.idempotency_key is None:
-            own = submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-            new = replace(new, idempotency_key=own)
         if self.storage_conn_id is not None:
             # Imported here, because few imports need it.
             from airflow_provider_importprog.storage import storage_keys
@@ -142,6 +139,7 @@ class CreateImportJobOperator(ImportGateOperator):
         return submission.Submission(
             self._hook,
             new,
+            new.idempotency_key or submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index),
             checks.optional_id(self.cluster_id, "cluster_id"),
             log=self.log,
             store=context.get("task_state_store"),  # Airflow 3.3 and later
