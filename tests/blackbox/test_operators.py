@@ -654,6 +654,13 @@ def test_what_rendered_to_nothing_is_not_there(imports: ImportServer) -> None:
     assert (imports.keys_sent[0] or "").startswith("airflow-")
 
 
+def test_a_connection_that_is_wrong_is_told_at_once(imports: ImportServer, connect: Connect, told: Told) -> None:
+    connect(host="ftp://x")
+    with told, pytest.raises(ImportSettingInvalid, match="host"):
+        Task(store=Store())()
+    assert "lost answer" not in told
+
+
 def test_a_collection_that_is_not_there(imports: ImportServer) -> None:
     imports.server.on(V2_CREATE, Answer({"code": 100, "message": "can't find collection[collection=books]"}))
     with pytest.raises(ImportApiRefused, match="can't find collection"):
