@@ -36,6 +36,8 @@ STORE_KEY = "importprog_submission"
 # Without a snapshot of what was there before, a busy collection may have any number.
 _JOBS_LOOKED_AT = 100
 _GOING_ON = (ImportState.PENDING, ImportState.IMPORTING)
+# Seconds to wait before a look for a job whose submission got no answer.
+_MOMENT = 2.0
 # Seconds from one look to the next, where the server knows a job and does not show its files yet.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 
@@ -109,28 +111,25 @@ class Trace:
 class Submission:
     """Submits what a task wants imported, unless an earlier try of the same task did.
 
-    :param new: what to import; its idempotency key is set.
+    :param new: what to import.
+    :param key: its idempotency key; that of `new` itself plays no part.
     :param store: where traces are kept, or None where Airflow has no such place.
     :param try_number: of the task instance, from 1.
     :param began: when the DAG run began, the first time if it was cleared since; None where that is not known.
-    :param pause: seconds to wait before a look for a job whose submission got no answer.
     """
 
     def __init__(
         self,
         server: ImportProgressHook,
         new: NewImportJob,
+        key: str,
         cluster_id: str | None,
         *,
         log: Logger,
         store: Store | None = None,
         try_number: int = 1,
         began: datetime | None = None,
-        pause: float = 2.0,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if new.idempotency_key is None:
-            raise ValueError("A submission needs an idempotency key.")
         self._server = server
         self._new = new
         self._cluster_id = cluster_id
@@ -138,10 +137,8 @@ class Submission:
         self._store = store
         self._try_number = try_number
         self._began = began
-        self._pause = pause
-        self._sleep = sleep
         self._entries = new.files or new.object_urls or new.data_paths or []
-        self._trace = Trace(new.idempotency_key, _digest_of(new, cluster_id))
+        self._trace = Trace(key, _digest_of(new, cluster_id))
 
     def run(self) -> str:
         """Return the id of the one import job, found or submitted.
@@ -176,19 +173,17 @@ class Submission:
         """Submit, under the first key of the chain whose job has not failed."""
         listed = self._snapshot()
         before = self._trace
-        self._remember(
-            replace(
-                before, submitting=True, known_before=listed if before.known_before is None else before.known_before
-            )
-        )
+        # What an earlier try saw goes on to count: its request may still arrive.
+        known_before = listed if before.known_before is None else before.known_before
+        self._remember(replace(before, submitting=True, known_before=known_before))
         key, failed = self._trace.key, set() if before.job_id is None else {before.job_id}
-        links = 0
+        seen: list[str] = []
         while True:
             job_id, found = self._post(key, before)
             if found is not None:
                 return self._take_over(job_id, found)
             # Without a list, any job of a second try may be an earlier one's: as many as there were tries.
-            old = job_id in failed or (job_id in listed if listed is not None else links < self._try_number - 1)
+            old = job_id in failed or (job_id in listed if listed is not None else len(seen) < self._try_number - 1)
             if not old:
                 self._log.info("Import job %s is submitted.", job_id)
                 self._remember(Trace(before.key, before.request, job_id))
@@ -198,9 +193,10 @@ class Submission:
                 if job is not None and job.files and not self._is_ours(job):
                     raise self._other_files(job_id)
                 return self._take_over(job_id, job)
-            key, links = next_key(key, job_id), links + 1
-            if links > len(failed) + len(listed or ()) + self._try_number:
+            if job_id in seen:
                 raise ImportApiRefused(f"The server answers every idempotency key with failed import job {job_id}.")
+            key = next_key(key, job_id)
+            seen.append(job_id)
             self._log.info("Import job %s has failed: importing anew.", job_id)
 
     def _post(self, key: str, before: Trace) -> tuple[str, ImportJob | None]:
@@ -217,7 +213,7 @@ class Submission:
                 raise
             lost = error
         self._log.warning("The import was submitted, and no good answer came: %s Looking for its job.", lost)
-        self._sleep(self._pause)
+        time.sleep(_MOMENT)
         try:
             found = self._look(self._trace.known_before)
         except ImportJobAmbiguous:
@@ -225,12 +221,14 @@ class Submission:
         except ImportProgressException as error:
             raise ImportApiUnreachable(
                 f"{lost} The import job may have been submitted all the same: the next try of this task looks for it "
-                f"before it submits one. Now it could not be looked for: {error}"
+                f"before it submits one. Now it could not be looked for: {error}",
+                in_doubt=True,
             ) from None
         if found is None:
             raise ImportApiUnreachable(
                 f"{lost} No new import job with these files has been seen since, which is not to say that none "
-                "comes: the next try of this task looks again before it submits one."
+                "comes: the next try of this task looks again before it submits one.",
+                in_doubt=True,
             )
         return found.job_id, found
 
@@ -264,7 +262,7 @@ class Submission:
             if not left:
                 break
             if pause is not None:
-                self._sleep(pause)
+                time.sleep(pause)
         if len(matches) > 1:
             raise self._ambiguous(matches)
         if left and not matches:
