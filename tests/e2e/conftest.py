@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.e2e.rig import Rig, running
 
 SLOW = "e2e_slow"
 
@@ -20,3 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker(SLOW)]
+
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """An Airflow as a newcomer runs it, on SQLite, for every module that brings none of its own."""
+    with running(tmp_path_factory.mktemp("airflow") / "airflow") as rig:
+        yield rig
+        rig.airflow.stop()
+        assert rig.airflow.processes() == []
