@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.rig import Rig, running
+from tests.e2e.harness import Postgres
+from tests.e2e.rig import AIRFLOW_2, Rig, running
 
 SLOW = "e2e_slow"
 
@@ -28,8 +29,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """An Airflow as a newcomer runs it, on SQLite, for every module that brings none of its own."""
-    with running(tmp_path_factory.mktemp("airflow") / "airflow") as rig:
+    """An Airflow as a newcomer runs it, for every module that brings none of its own; on SQLite where that will do."""
+    with running(tmp_path_factory.mktemp("airflow") / "airflow", Postgres() if AIRFLOW_2 else None) as rig:
         yield rig
         rig.airflow.stop()
         assert rig.airflow.processes() == []
