@@ -32,6 +32,12 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"{package}.hooks.import_progress"],
             }
         ],
+        "operators": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{package}.operators.import_job"],
+            }
+        ],
         "sensors": [
             {
                 "integration-name": integration,

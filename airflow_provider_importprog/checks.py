@@ -1,8 +1,8 @@
-"""Checks of what users pass in, shared by hooks, sensor and trigger."""
+"""Checks of what users pass in, shared by hooks, operators, sensor and trigger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,8 @@ from airflow_provider_importprog.verdict import OPENS_AT
 # Seconds; a timedelta, and so a deferral, can hold no more.
 _LONGEST = timedelta.max.total_seconds()
 WAIT_FOR = tuple(OPENS_AT)
+# In bytes; what Milvus takes.
+_LONGEST_KEY = 256
 
 
 def job_id(value: Any) -> str:
@@ -62,6 +64,39 @@ def wait_for(value: Any) -> str:
     if value not in WAIT_FOR:
         raise ImportSettingInvalid(f"wait_for must be one of {', '.join(WAIT_FOR)}, not {value!r}.")
     return str(value)
+
+
+def idempotency_key(value: Any) -> str | None:
+    """Return a key as it may travel in a header, or None where there is none."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_KEY or not value.isascii():
+        shown = f"one of {len(value)} characters" if isinstance(value, str) and len(value) > 80 else repr(value)
+        raise ImportSettingInvalid(
+            f"idempotency_key must be 1 to {_LONGEST_KEY} printable ASCII characters, not {shown}."
+        )
+    if not value.isprintable() or value != value.strip():
+        raise ImportSettingInvalid(f"idempotency_key must be printable, with no space at either end, and is {value!r}.")
+    return value
+
+
+def options(value: Any) -> dict[str, str] | None:
+    """Return the options of an import; a JSON bool or number is refused, as the servers do."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ImportSettingInvalid(f"options must be a dict of strings, not {value!r}.")
+    for name, setting in value.items():
+        if not isinstance(setting, str):
+            raise ImportSettingInvalid(f'options[{name!r}] must be a string, such as "false", not {setting!r}.')
+    return dict(value)
+
+
+def collection_name(value: Any) -> str:
+    """Return a collection's name."""
+    if not isinstance(value, str) or not value.strip():
+        raise ImportSettingInvalid(f"collection_name must be a collection's name, not {value!r}.")
+    return value
 
 
 def entries(value: Any, name: str) -> list[list[str]] | None:

@@ -43,15 +43,23 @@ class ImportApiUnreachable(ImportProgressException):
     """No good answer: no connection, a time-out, a rate limit, a redirect, HTTP 5xx, or no import API.
 
     :param retry_after: seconds the server asked to wait, or None where it did not say.
+    :param in_doubt: whether the server may have done all the same what it was asked to do.
     """
 
-    def __init__(self, message: str = "", job: ImportJob | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        job: ImportJob | None = None,
+        retry_after: float | None = None,
+        in_doubt: bool = False,
+    ) -> None:
         super().__init__(message, job)
         self.retry_after = retry_after
+        self.in_doubt = in_doubt
 
 
 class ImportApiRefused(ImportProgressException):
-    """The API refused the request in its own words, or the dialect has no such call."""
+    """The API refused the request in its own words, or the dialect, or the server's release, has no such call."""
 
 
 class ImportSettingInvalid(ImportProgressException, ValueError):
@@ -73,4 +81,4 @@ def from_api_error(error: errors.ImportApiError, message: str) -> ImportProgress
         return ImportApiUnauthorized(message)
     if isinstance(error, (errors.Refused, errors.Unsupported)):
         return ImportApiRefused(message)
-    return ImportApiUnreachable(message, retry_after=getattr(error, "retry_after", None))
+    return ImportApiUnreachable(message, retry_after=getattr(error, "retry_after", None), in_doubt=error.in_doubt)

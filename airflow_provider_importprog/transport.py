@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -20,7 +22,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.utils import get_environ_proxies, select_proxy
-from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, NewConnectionError, ResponseError
 from urllib3.util import Retry
 
 from airflow_provider_importprog import __version__
@@ -272,16 +274,23 @@ def _response(status: int, headers: Mapping[str, str], body: bytes) -> Response:
     return Response(status, clean, body)
 
 
+# Of the innermost errors, those that come before a byte of the request is sent.
+_NOT_SENT = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError, NewConnectionError)
+
+
 def _unreachable(settings: ImportConnection, error: Exception) -> Unreachable:
     if isinstance(error, (requests.Timeout, asyncio.TimeoutError)):
-        return Unreachable(f"{settings.base_url} did not answer in time.")
+        in_doubt = not isinstance(error, requests.ConnectTimeout)
+        return Unreachable(f"{settings.base_url} did not answer in time.", in_doubt)
     # The outer errors of requests repeat the URL and the pool; the innermost says what happened.
     cause: BaseException = error
     while (inner := _inner(cause)) is not None:
         cause = inner
     said = str(cause).encode("utf-8", "replace").decode()[:500]
     said = re.sub(r"^\w*Connection\w*\(.*?\): ", "", said)
-    return Unreachable(f"{settings.base_url} cannot be reached: {type(cause).__name__}: {said}.")
+    return Unreachable(
+        f"{settings.base_url} cannot be reached: {type(cause).__name__}: {said}.", not isinstance(cause, _NOT_SENT)
+    )
 
 
 def _inner(error: BaseException) -> BaseException | None:

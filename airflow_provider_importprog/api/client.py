@@ -11,13 +11,20 @@ the one to the server and the other back, so the blocking and the asynchronous h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from airflow_provider_importprog.api import v1, v2
-from airflow_provider_importprog.api.errors import DialectNotServed, ImportApiError, JobUnknown, Unsupported
-from airflow_provider_importprog.api.model import ImportJob
+from airflow_provider_importprog.api.errors import (
+    DialectNotServed,
+    ImportApiError,
+    JobUnknown,
+    Refused,
+    ServerDown,
+    Unsupported,
+)
+from airflow_provider_importprog.api.model import ImportJob, ImportState
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response, read
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,40 @@ class Dialect(Protocol):
     def commit_request(self, address: Address, job_id: str) -> Request: ...
     def abort_request(self, address: Address, job_id: str) -> Request: ...
 
+
+@dataclass(frozen=True)
+class _Ending:
+    """One of the two ways to end a two-phase import.
+
+    :param request: the request of a dialect for it.
+    :param done: the states in which it has been done already.
+    :param advice: what a person can do where the server refuses, by the job's state.
+    """
+
+    request: Callable[[Dialect], Callable[[Address, str], Request]]
+    done: frozenset[ImportState]
+    advice: Mapping[ImportState, str]
+
+
+_COMMIT = _Ending(
+    lambda dialect: dialect.commit_request,
+    frozenset({ImportState.COMMITTING, ImportState.COMPLETED}),
+    {
+        ImportState.PENDING: "Wait until it is uncommitted, and commit it then.",
+        ImportState.IMPORTING: "Wait until it is uncommitted, and commit it then.",
+        ImportState.UNCOMMITTED: "Try again.",
+        ImportState.FAILED: "A failed or aborted import cannot be committed: import again.",
+    },
+)
+_ABORT = _Ending(
+    lambda dialect: dialect.abort_request,
+    frozenset({ImportState.FAILED}),
+    {
+        ImportState.UNCOMMITTED: "Try again.",
+        ImportState.COMMITTING: "Its rows are about to be visible: delete them in the collection.",
+        ImportState.COMPLETED: "Its rows are visible: delete them in the collection.",
+    },
+)
 
 # In the order in which "auto" asks: v1 is the seed's API.
 _DIALECTS: tuple[Dialect, ...] = (v1, v2)
@@ -116,12 +157,12 @@ class ImportApi:
         return (yield from self._speak(ask))
 
     def commit_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
-        """Make the rows of an uncommitted import job visible."""
-        return (yield from self._end(job_id, cluster_id, lambda dialect: dialect.commit_request))
+        """Make the rows of an uncommitted import job visible. One that is committed already counts as done."""
+        return (yield from self._end(_COMMIT, job_id, cluster_id))
 
     def abort_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
-        """Drop the rows of an uncommitted import job."""
-        return (yield from self._end(job_id, cluster_id, lambda dialect: dialect.abort_request))
+        """Drop the rows of an uncommitted import job. One that has failed already counts as done."""
+        return (yield from self._end(_ABORT, job_id, cluster_id))
 
     def probe(self) -> Call[dict[str, ImportApiError | None]]:
         """Ask each dialect for its list, one job long.
@@ -138,19 +179,41 @@ class ImportApi:
                 found[dialect.NAME] = error
         return found
 
-    def _end(
-        self,
-        job_id: str,
-        cluster_id: str | None,
-        choose: Callable[[Dialect], Callable[[Address, str], Request]],
-    ) -> Call[None]:
+    def _end(self, ending: _Ending, job_id: str, cluster_id: str | None) -> Call[None]:
         address = self._at(cluster_id)
 
         def ask(dialect: Dialect) -> Call[None]:
-            request = choose(dialect)(address, job_id)
-            read(request, (yield request), self._redact)
+            request = ending.request(dialect)(address, job_id)
+            try:
+                read(request, (yield request), self._redact)
+            except (Refused, DialectNotServed, ServerDown) as error:
+                if isinstance(error, ServerDown) and not error.in_doubt:
+                    raise
+                # Older servers refuse what is done already, and the words say little: the job says more.
+                job = yield from self._look(dialect, address, job_id, error)
+                if job is not None and job.state in ending.done:
+                    return
+                if isinstance(error, DialectNotServed):
+                    raise Unsupported(f"{error} Two-phase imports need Milvus 3.0 or later.") from None
+                if job is not None and isinstance(error, Refused):
+                    words = f"{error} Import job {job_id} is {job.state}. {ending.advice.get(job.state, '')}"
+                    raise Refused(words.rstrip(), error.code) from None
+                raise
 
         return (yield from self._speak(ask))
+
+    def _look(self, dialect: Dialect, address: Address, job_id: str, after: ImportApiError) -> Call[ImportJob | None]:
+        """Return the job that another call was refused for, or None where the server does not know it.
+
+        :raises ImportApiError: that call's error, where this one gets no good answer either.
+        """
+        request = dialect.progress_request(address, job_id)
+        try:
+            return dialect.parse_progress(read(request, (yield request), self._redact), job_id)
+        except JobUnknown:
+            return None
+        except ImportApiError:
+            raise after from None
 
     def _at(self, cluster_id: str | None) -> Address:
         return replace(self._address, cluster_id=cluster_id) if cluster_id else self._address

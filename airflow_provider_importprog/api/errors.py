@@ -11,6 +11,9 @@ from __future__ import annotations
 class ImportApiError(Exception):
     """The import API gave no good answer."""
 
+    #: Whether the server may have done all the same what it was asked to do.
+    in_doubt = False
+
 
 class NotAuthenticated(ImportApiError):
     """The token is missing or wrong: HTTP 401, or code 1800 or 1400."""
@@ -36,18 +39,27 @@ class RateLimited(ImportApiError):
 
 
 class Unreachable(ImportApiError):
-    """No answer came: no connection, a connection cut off, a time-out. Raised by the hooks."""
+    """No answer came: no connection, a connection cut off, a time-out. Raised by the hooks.
+
+    :param in_doubt: whether the request may have reached the server.
+    """
+
+    def __init__(self, message: str, in_doubt: bool = True) -> None:
+        super().__init__(message)
+        self.in_doubt = in_doubt
 
 
 class ServerDown(ImportApiError):
     """HTTP 5xx: the server, or something before it, is down.
 
     :param retry_after: seconds the server asks to wait, or None where it does not say.
+    :param in_doubt: False where the status says that the request was not taken. A proxy's does not.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, in_doubt: bool = True) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.in_doubt = in_doubt
 
 
 class Redirected(ImportApiError):
@@ -57,9 +69,13 @@ class Redirected(ImportApiError):
 class UnexpectedAnswer(ImportApiError):
     """The answer is not what the API promises."""
 
+    in_doubt = True
+
 
 class DialectNotServed(UnexpectedAnswer):
     """The server does not know the path: it serves another dialect, or is no import API."""
+
+    in_doubt = False
 
 
 class Refused(ImportApiError):
@@ -74,4 +90,4 @@ class Refused(ImportApiError):
 
 
 class Unsupported(ImportApiError):
-    """The dialect has no such call. Nothing was sent."""
+    """The dialect, or this release of the server, has no such call. Nothing was done."""

@@ -66,7 +66,7 @@ def parse_list(data: Any) -> tuple[list[ImportJob], int | None]:
 
 
 def create_request(address: Address, new: NewImportJob) -> Request:
-    """Submit one object.
+    """Submit one object. There is no such thing as an idempotency key here, so it is left out.
 
     :raises Unsupported: more than one object, or anything else that only v2 takes.
     """

@@ -79,7 +79,9 @@ def create_request(address: Address, new: NewImportJob) -> Request:
         "options": new.options,
         **_place(address),
     }
-    return _post("create", address, body, repeatable=False)
+    # A server that does not know the header ignores it, so the request is not safe to repeat.
+    headers = {} if new.idempotency_key is None else {"Idempotency-Key": new.idempotency_key}
+    return _post("create", address, body, headers=headers, repeatable=False)
 
 
 def parse_create(data: Any) -> str:
@@ -109,12 +111,13 @@ def _post(
     address: Address,
     body: Mapping[str, Any],
     *,
+    headers: Mapping[str, str] | None = None,
     job_id: str | None = None,
     repeatable: bool = True,
 ) -> Request:
     # Role checks read the database from the header, whatever the body says.
-    headers = {} if address.db_name is None else {"DB-Name": address.db_name}
-    return Request("POST", f"{_ROOT}/{call}", encode_json(body), headers, repeatable, job_id)
+    database = {} if address.db_name is None else {"DB-Name": address.db_name}
+    return Request("POST", f"{_ROOT}/{call}", encode_json(body), {**database, **(headers or {})}, repeatable, job_id)
 
 
 def _parse_job(job: Mapping[str, Any], job_id: str) -> ImportJob:

@@ -51,6 +51,7 @@ class NewImportJob:
     :param object_urls: URLs in object storage, in entries likewise; the keys and the token open it.
     :param data_paths: paths in the volume, in entries likewise.
     :param options: passed to the server as they are; every value is a string.
+    :param idempotency_key: a server that knows it answers the same key with the same job; v2 only.
     """
 
     collection_name: str
@@ -63,6 +64,7 @@ class NewImportJob:
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     options: Mapping[str, str] | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def read(request: Request, response: Response, redact: Callable[[str], str] = st
         raise ServerDown(
             f"The server, or something before it, is down: HTTP {status}{said or _glimpse(response.body, redact)}",
             _retry_after(response),
+            in_doubt=status != 503,
         )
     if envelope is None or code is None:
         raise UnexpectedAnswer(f"HTTP {status} is not an answer of the import API{_glimpse(response.body, redact)}")

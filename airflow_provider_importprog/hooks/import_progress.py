@@ -17,7 +17,7 @@ import requests
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_importprog import checks, get_provider_info
-from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
+from airflow_provider_importprog.api import ImportApi, ImportJob
 from airflow_provider_importprog.api.client import Call
 from airflow_provider_importprog.api.errors import (
     ImportApiError,
@@ -27,7 +27,8 @@ from airflow_provider_importprog.api.errors import (
     Unreachable,
 )
 from airflow_provider_importprog.connection import CONN_TYPE, ImportConnection
-from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid, from_api_error
+from airflow_provider_importprog.exceptions import ImportConnectionNotFound, from_api_error
+from airflow_provider_importprog.submission import new_import_job
 from airflow_provider_importprog.transport import AsyncClient, BlockingClient
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class ImportProgressHook(BaseHook):
         secret_key: str | None = None,
         session_token: str | None = None,
         options: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
         cluster_id: str | None = None,
     ) -> str:
         """Submit an import job and return its id.
@@ -124,10 +126,12 @@ class ImportProgressHook(BaseHook):
 
         :param access_key: opens the object storage, with `secret_key` and perhaps `session_token`.
         :param options: passed on as they are, such as ``{"auto_commit": "false"}``; values are strings.
+        :param idempotency_key: Milvus 2.6.24, 3.0.2 and later answer the same key, for about 24 hours, with the job
+            that was made first; others ignore it. 1 to 256 printable ASCII characters. v1 has none.
         :raises ImportSettingInvalid: no source, or more than one.
         :raises ImportApiRefused: the API refused in its own words: no such collection, say.
         """
-        new = _new_import_job(
+        new = new_import_job(
             collection_name=collection_name,
             partition_name=partition_name,
             files=files,
@@ -138,15 +142,26 @@ class ImportProgressHook(BaseHook):
             secret_key=secret_key,
             session_token=session_token,
             options=options,
+            idempotency_key=idempotency_key,
         )
         return self._carry(lambda api: api.create_import_job(new, cluster_id))
 
     def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
-        """Make the rows of an uncommitted import job visible. Milvus 3.0 and later."""
+        """Make the rows of an uncommitted import job visible. Milvus 3.0 and later.
+
+        A job that is committed already, or about to be, counts as done.
+
+        :raises ImportApiRefused: it cannot be committed as it is, or the server is too old.
+        """
         self._carry(lambda api: api.commit_import_job(checks.job_id(job_id), cluster_id))
 
     def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
-        """Drop the rows of an uncommitted import job. Milvus 3.0 and later."""
+        """End an import job that is not committed, and drop its rows. Milvus 3.0 and later.
+
+        A job that has failed, or was aborted before, counts as done.
+
+        :raises ImportApiRefused: it cannot be aborted as it is, or the server is too old.
+        """
         self._carry(lambda api: api.abort_import_job(checks.job_id(job_id), cluster_id))
 
     def test_connection(self) -> tuple[bool, str]:
@@ -246,10 +261,11 @@ class ImportProgressAsyncHook(BaseHook):
         secret_key: str | None = None,
         session_token: str | None = None,
         options: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
         cluster_id: str | None = None,
     ) -> str:
         """See :meth:`ImportProgressHook.create_import_job`."""
-        new = _new_import_job(
+        new = new_import_job(
             collection_name=collection_name,
             partition_name=partition_name,
             files=files,
@@ -260,6 +276,7 @@ class ImportProgressAsyncHook(BaseHook):
             secret_key=secret_key,
             session_token=session_token,
             options=options,
+            idempotency_key=idempotency_key,
         )
         return await self._carry(lambda api: api.create_import_job(new, cluster_id))
 
@@ -322,27 +339,6 @@ def _not_found(conn_id: str) -> ImportConnectionNotFound:
 def _connection_type() -> dict[str, Any]:
     (connection_type,) = get_provider_info()["connection-types"]
     return dict(connection_type)
-
-
-def _new_import_job(**fields: Any) -> NewImportJob:
-    """Check what a user wants imported, before anything is sent."""
-    for name in ("files", "object_urls", "data_paths"):
-        fields[name] = checks.entries(fields[name], name)
-    new = NewImportJob(**fields)
-    if not isinstance(new.collection_name, str) or not new.collection_name.strip():
-        raise ImportSettingInvalid(f"collection_name must be a collection's name, not {new.collection_name!r}.")
-    sources = [name for name in ("files", "object_urls", "volume_name") if getattr(new, name) is not None]
-    if len(sources) != 1:
-        given = " and ".join(sources) or "none"
-        raise ImportSettingInvalid(
-            f"An import job takes one source: files, object_urls, or volume_name with data_paths. Given: {given}."
-        )
-    if (new.volume_name is None) != (new.data_paths is None):
-        raise ImportSettingInvalid("volume_name and data_paths go together; one is missing.")
-    for name, value in (new.options or {}).items():
-        if not isinstance(value, str):
-            raise ImportSettingInvalid(f'options[{name!r}] must be a string, such as "false", not {value!r}.')
-    return new
 
 
 def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiError | None]) -> tuple[bool, str]:

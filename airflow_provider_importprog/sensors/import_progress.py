@@ -53,40 +53,20 @@ _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
 _WORTH_ASKING = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.UNREACHABLE)
 
 
-class ImportProgressSensor(BaseSensorOperator):
-    """Waits for an import job of Milvus or Zilliz Cloud, and hands the details of its files on.
+class ImportGateOperator(BaseSensorOperator):
+    """What waits for an import job, on the worker or in the triggerer: the sensor, and the operators that wait.
 
-    It returns the list of file dicts, so ``process.expand(file=gate.output)`` maps over the files; the job's
-    own dict is the XCom ``import_job``. Both are also pushed before it fails over a job.
-
-    :param job_id: the import job's id. Templated.
-    :param cluster_id: asked instead of the connection's cluster. Templated.
-    :param importprog_conn_id: a connection of type ``importprog``. Templated.
-    :param wait_for: ``completed``, or ``uncommitted`` to open as soon as a two-phase import awaits its commit.
-    :param allow_failed_files: open although some file did not make it, as long as the job completed.
-    :param outage_tolerance: seconds (or a timedelta) without one good answer after which the gate fails. In
-        reschedule mode each poke is a process of its own, so there only ``timeout`` bounds an outage.
-    :param unknown_job_grace: seconds (or a timedelta) for which the server may not know the job: it may have
-        been submitted a moment ago.
-    :param deferrable: wait in the triggerer, and take no worker meanwhile. Airflow's ``default_deferrable``
-        unless set.
-    :param poke_interval: seconds (or a timedelta) between two questions.
-    :param timeout: seconds (or a timedelta) after which the sensor gives up.
-
-    :raises ImportJobFailed: the job failed. Not retried.
-    :raises ImportFilesFailed: the job completed without some of its files. Not retried.
-    :raises ImportJobUnknown: the server has no record of the job. Not retried.
-    :raises ImportApiUnauthorized: the token is not accepted, or not for this.
-    :raises ImportApiUnreachable: no good answer came for `outage_tolerance` seconds.
+    All of waiting is here and nothing of where the job comes from: who inherits sets `job_id`, at the latest in
+    ``execute``, and then calls :meth:`_wait`. The parameters are those of :class:`ImportProgressSensor`.
     """
 
-    template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
     ui_color = "#d7f0ef"
+    #: Whether the job is aborted where a person ends the task.
+    abort_on_kill = False
 
     def __init__(
         self,
         *,
-        job_id: str | XComArg,
         cluster_id: str | None = None,
         importprog_conn_id: str = "importprog_default",
         wait_for: Literal["completed", "uncommitted"] = "completed",
@@ -99,7 +79,7 @@ class ImportProgressSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
-        self.job_id = job_id
+        self.job_id: Any = None
         self.cluster_id = cluster_id
         self.importprog_conn_id = importprog_conn_id
         self.wait_for = checks.wait_for(wait_for)
@@ -109,13 +89,18 @@ class ImportProgressSensor(BaseSensorOperator):
         self.deferrable = checks.flag(deferrable, "deferrable")
         self._gate: Gate | None = None
         self._delay = 0.0
-        if job_id is None or isinstance(job_id, (str, bytes, bool, float, list, tuple, dict, set)):
-            checks.job_id(job_id)  # anything else is a number, or is known only when the task runs
 
     def execute(self, context: Context) -> Any:
         """Wait on the worker, or look once and then wait in the triggerer."""
+        self._start()
+        return self._wait(context)
+
+    def _start(self) -> None:
+        """Forget what an earlier call of ``execute`` left: nobody promises a new object for each."""
         self._gate = None
         self.__dict__.pop("_hook", None)
+
+    def _wait(self, context: Context) -> Any:
         if not self.deferrable:
             return super().execute(context)
         with self._soft_failing():
@@ -149,6 +134,7 @@ class ImportProgressSensor(BaseSensorOperator):
 
         :param job: the import job's dict as this task saw it last before it deferred.
         """
+        self.job_id = event.get("job_id", self.job_id)
         gate = self._new_gate(started_at, job=ImportJob.from_summary(job) if job else None)
         decision = Decision(Verdict(event["verdict"]), event["message"], gate.job)
         if decision.verdict in _WORTH_ASKING:
@@ -179,13 +165,7 @@ class ImportProgressSensor(BaseSensorOperator):
 
     @cached_property
     def _hook(self) -> ImportProgressHook:
-        # Imported here, because the hook loads requests, which no DAG file should pay for.
-        from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
-
-        conn_id = checks.optional_id(self.importprog_conn_id, "importprog_conn_id")
-        if conn_id is None:
-            raise ImportSettingInvalid("importprog_conn_id is blank: name a connection of type importprog.")
-        return ImportProgressHook(conn_id)
+        return hook_of(self.importprog_conn_id)
 
     @property
     def _terms(self) -> Terms:
@@ -247,6 +227,7 @@ class ImportProgressSensor(BaseSensorOperator):
                 importprog_conn_id=self.importprog_conn_id,
                 started_at=gate.started_at,
                 last_shown=gate.last_shown,
+                abort_on_kill=self.abort_on_kill,
                 **asdict(gate.terms),
             ),
             method_name=self.execute_complete.__name__,
@@ -287,6 +268,53 @@ class ImportProgressSensor(BaseSensorOperator):
             if self.never_fail:
                 raise AirflowSkipException(str(error)) from error
             raise
+
+
+class ImportProgressSensor(ImportGateOperator):
+    """Waits for an import job of Milvus or Zilliz Cloud, and hands the details of its files on.
+
+    It returns the list of file dicts, so ``process.expand(file=gate.output)`` maps over the files; the job's
+    own dict is the XCom ``import_job``. Both are also pushed before it fails over a job.
+
+    :param job_id: the import job's id. Templated.
+    :param cluster_id: asked instead of the connection's cluster. Templated.
+    :param importprog_conn_id: a connection of type ``importprog``. Templated.
+    :param wait_for: ``completed``, or ``uncommitted`` to open as soon as a two-phase import awaits its commit.
+    :param allow_failed_files: open although some file did not make it, as long as the job completed.
+    :param outage_tolerance: seconds (or a timedelta) without one good answer after which the gate fails. In
+        reschedule mode each poke is a process of its own, so there only ``timeout`` bounds an outage.
+    :param unknown_job_grace: seconds (or a timedelta) for which the server may not know the job: it may have
+        been submitted a moment ago.
+    :param deferrable: wait in the triggerer, and take no worker meanwhile. Airflow's ``default_deferrable``
+        unless set.
+    :param poke_interval: seconds (or a timedelta) between two questions.
+    :param timeout: seconds (or a timedelta) after which the sensor gives up.
+
+    :raises ImportJobFailed: the job failed. Not retried.
+    :raises ImportFilesFailed: the job completed without some of its files. Not retried.
+    :raises ImportJobUnknown: the server has no record of the job. Not retried.
+    :raises ImportApiUnauthorized: the token is not accepted, or not for this.
+    :raises ImportApiUnreachable: no good answer came for `outage_tolerance` seconds.
+    """
+
+    template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
+
+    def __init__(self, *, job_id: str | XComArg, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job_id = job_id
+        if job_id is None or isinstance(job_id, (str, bytes, bool, float, list, tuple, dict, set)):
+            checks.job_id(job_id)  # anything else is a number, or is known only when the task runs
+
+
+def hook_of(importprog_conn_id: str) -> ImportProgressHook:
+    """Return the blocking hook of a connection."""
+    # Imported here, because the hook loads requests, which no DAG file should pay for.
+    from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
+
+    conn_id = checks.optional_id(importprog_conn_id, "importprog_conn_id")
+    if conn_id is None:
+        raise ImportSettingInvalid("importprog_conn_id is blank: name a connection of type importprog.")
+    return ImportProgressHook(conn_id)
 
 
 def _first_poke(context: Context) -> float:

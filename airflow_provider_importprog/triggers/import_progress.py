@@ -32,6 +32,7 @@ class ImportProgressTrigger(BaseTrigger):
     :param unknown_job_grace: seconds for which the server may not know the job.
     :param started_at: when the gate began to wait, in seconds since the epoch; None for now.
     :param last_shown: what the gate's log showed last of the progress; empty for nothing.
+    :param abort_on_kill: abort the job where a person ends the task (Airflow 3.3 and later tell a trigger).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ImportProgressTrigger(BaseTrigger):
         unknown_job_grace: float = 60.0,
         started_at: float | None = None,
         last_shown: Sequence[Any] = (),
+        abort_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
         self.job_id = checks.job_id(job_id)
@@ -53,6 +55,7 @@ class ImportProgressTrigger(BaseTrigger):
         self.importprog_conn_id = importprog_conn_id
         self.started_at = started_at
         self.last_shown = list(last_shown)
+        self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
         self.terms = Terms(
             wait_for=checks.wait_for(wait_for),
             allow_failed_files=checks.flag(allow_failed_files, "allow_failed_files"),
@@ -72,8 +75,24 @@ class ImportProgressTrigger(BaseTrigger):
                 "started_at": self.started_at,
                 "last_shown": self.last_shown,
                 **asdict(self.terms),
+                # A triggerer of an older release, as there may be during an upgrade, does not know it.
+                **({"abort_on_kill": True} if self.abort_on_kill else {}),
             },
         )
+
+    async def on_kill(self) -> None:
+        """Abort the job where that was asked for; Airflow calls it when a person ends the task."""
+        if not self.abort_on_kill:
+            self.log.info("The task was ended while it waited. Import job %s goes on.", self.job_id)
+            return
+        from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
+
+        try:
+            await ImportProgressAsyncHook(self.importprog_conn_id).abort_import_job(self.job_id, self.cluster_id)
+        except ImportProgressException as error:
+            self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, error)
+        else:
+            self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""

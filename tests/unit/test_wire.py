@@ -484,7 +484,7 @@ class TestCommitAndAbort:
 
     def test_where_v2_is_not_served_the_error_says_both(self, verb: str) -> None:
         with pytest.raises(DialectNotServed, match=f"Milvus 3.0 .* does not serve .*/{verb}"):
-            Server(NOT_SERVED).serve(getattr(api(), f"{verb}_import_job")("1"))
+            Server(NOT_SERVED, NOT_SERVED).serve(getattr(api(), f"{verb}_import_job")("1"))
 
     def test_an_error_of_the_api_is_raised(self, verb: str) -> None:
         with pytest.raises(JobUnknown):
