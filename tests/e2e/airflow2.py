@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from tests.e2e.harness import Airflow, HarnessError, TaskInstance, wait_until
+
+CONSOLE = """
+import json, sys
+from airflow.api.common.trigger_dag import trigger_dag
+from airflow.models import DagModel
+for line in sys.stdin:
+    run = json.loads(line)
+    DagModel.get_dagmodel(run["dag_id"]).set_is_paused(False)
+    trigger_dag(**run)
+"""
 
 
 class Airflow2(Airflow):
@@ -16,6 +27,14 @@ class Airflow2(Airflow):
 
     def start(self, *names: str) -> None:
         super().start(*names or ("scheduler", "triggerer"))
+        # A command for each run would take longer than the run.
+        self._console = subprocess.Popen(
+            (sys.executable, "-c", CONSOLE), env=self._env, cwd=self.home, stdin=subprocess.PIPE, text=True
+        )
+
+    def stop(self) -> None:
+        self._console.kill()
+        super().stop()
 
     def add_connection(self, connection_id: str, host: str, login: str, password: str, **extra: Any) -> None:
         connection = {"conn_type": "importprog", "host": host, "login": login, "password": password, "extra": extra}
@@ -25,8 +44,11 @@ class Airflow2(Airflow):
         parsed = "SELECT 1 AS one FROM serialized_dag WHERE dag_id = :d"
         wait_until(f"DAG {dag_id}", lambda: bool(self.rows(parsed, d=dag_id)))
         run_id = f"run~{uuid.uuid4()}"
-        self._run("dags", "unpause", dag_id)
-        self._run("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(dict(conf or {})))
+        assert self._console.stdin is not None
+        self._console.stdin.write(json.dumps({"dag_id": dag_id, "run_id": run_id, "conf": dict(conf or {})}) + "\n")
+        self._console.stdin.flush()
+        found = "SELECT 1 AS one FROM dag_run WHERE run_id = :r"
+        wait_until(f"run {run_id}", lambda: bool(self.rows(found, r=run_id)))
         return run_id
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:

@@ -72,5 +72,3 @@ CASES = [Case(*each) for each in product(MODES, ENDINGS, (False, True))]
 
 # Who waits for a job that `creating` submits: the task on its worker, the task in the triggerer, or a gate after it.
 CREATING = ("worker", "deferrable", "gate")
-# Connections of `creating`: a real Milvus, and servers that honour the idempotency key and that ignore it.
-SERVERS = ("e2e_milvus", "e2e_new", "e2e_old")
