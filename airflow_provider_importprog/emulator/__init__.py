@@ -131,7 +131,7 @@ class Emulator:
         """Be out of order for so many seconds.
 
         :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up; ``silent``
-            does what it is asked for, and answers only when the outage is over.
+            creates, commits and aborts, and answers only when the outage is over; questions it answers as ever.
         """
         self._faults.outage(seconds, kind)
 

@@ -23,6 +23,9 @@ from airflow_provider_importprog.emulator.faults import Faults
 
 DIALECTS = ("v1", "v2")
 CONTROL = "/emulator"
+V1, V2 = "/v1/vector/collections/import", "/v2/vectordb/jobs/import"
+CHANGES = (V1, f"{V2}/create", f"{V2}/commit", f"{V2}/abort")
+"""Where a request changes something."""
 
 LONGEST_KEY = 256
 """Bytes of an `Idempotency-Key`."""
@@ -61,18 +64,17 @@ class Server:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._trouble, self._answer])
-        v1, v2 = "/v1/vector/collections/import", "/v2/vectordb/jobs/import"
         if "v1" in self._dialects:
-            app.router.add_get(f"{v1}/get", self._v1_get)
-            app.router.add_get(f"{v1}/list", self._v1_list)
-            app.router.add_post(v1, self._v1_create)
+            app.router.add_get(f"{V1}/get", self._v1_get)
+            app.router.add_get(f"{V1}/list", self._v1_list)
+            app.router.add_post(V1, self._v1_create)
         if "v2" in self._dialects:
             for name in ("describe", "get_progress", "getProgress"):
-                app.router.add_post(f"{v2}/{name}", self._v2_describe)
-            app.router.add_post(f"{v2}/list", self._v2_list)
-            app.router.add_post(f"{v2}/create", self._v2_create)
-            app.router.add_post(f"{v2}/commit", self._v2_commit)
-            app.router.add_post(f"{v2}/abort", self._v2_abort)
+                app.router.add_post(f"{V2}/{name}", self._v2_describe)
+            app.router.add_post(f"{V2}/list", self._v2_list)
+            app.router.add_post(f"{V2}/create", self._v2_create)
+            app.router.add_post(f"{V2}/commit", self._v2_commit)
+            app.router.add_post(f"{V2}/abort", self._v2_abort)
         app.router.add_get(CONTROL, self._control_show)
         app.router.add_post(f"{CONTROL}/outage", self._control_outage)
         app.router.add_post(f"{CONTROL}/rate_limit", self._control_rate_limit)
@@ -101,7 +103,7 @@ class Server:
             refused.headers["Retry-After"] = str(retry_after)
             return refused
         answer = await handler(request)
-        if outage == "silent":
+        if request.path in CHANGES:
             while self._faults.next_outage() == "silent":  # noqa: ASYNC110 (a test's clock wakes nobody)
                 await asyncio.sleep(SILENCE_POLL_SECONDS)
         return answer

@@ -18,7 +18,7 @@ from airflow.models import DagModel
 for line in sys.stdin:
     run = json.loads(line)
     DagModel.get_dagmodel(run["dag_id"]).set_is_paused(False)
-    trigger_dag(**run)
+    trigger_dag(**run, replace_microseconds=False)
 """
 
 
@@ -48,7 +48,7 @@ class Airflow2(Airflow):
         self._console.stdin.write(json.dumps({"dag_id": dag_id, "run_id": run_id, "conf": dict(conf or {})}) + "\n")
         self._console.stdin.flush()
         found = "SELECT 1 AS one FROM dag_run WHERE run_id = :r"
-        wait_until(f"run {run_id}", lambda: bool(self.rows(found, r=run_id)))
+        wait_until(f"run {run_id}", lambda: bool(self.rows(found, r=run_id)), 60)
         return run_id
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:

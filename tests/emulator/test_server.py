@@ -127,6 +127,7 @@ def test_an_outage_that_is_silent_until_it_is_over(emulator: Emulator, clock: Cl
         while not jobs:
             jobs = get(emulator.url, "/emulator").json()["data"]["jobs"]
             assert not answer.done()
+        assert describe(emulator.url, jobs[0]["jobId"])["state"] == "Pending"
         clock.pass_by(30)
         assert [answer.result(10)] == [job["jobId"] for job in jobs]
 
