@@ -103,7 +103,12 @@ def entries(value: Any, name: str) -> list[list[str]] | None:
     """Return files, URLs or paths as the API takes them, each entry a list; a plain path is an entry of one."""
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+    if isinstance(value, str):
+        raise ImportSettingInvalid(
+            f"{name} must be a list of paths, not the string {value!r}. A template renders to a string, unless the DAG "
+            "sets render_template_as_native_obj=True."
+        )
+    if not isinstance(value, Sequence) or not value:
         raise ImportSettingInvalid(f"{name} must be a list of paths that is not empty, not {value!r}.")
     result = [[entry] if isinstance(entry, str) else entry for entry in value]
     for entry in result:

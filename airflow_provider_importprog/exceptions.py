@@ -35,6 +35,10 @@ class ImportJobUnknown(ImportProgressException, AirflowFailException):
     """The server has no record of the import job, so how the import ended is not known."""
 
 
+class ImportJobAmbiguous(ImportProgressException, AirflowFailException):
+    """Several import jobs may be the one that an earlier try submitted. No retry of the task can tell."""
+
+
 class ImportApiUnauthorized(ImportProgressException):
     """The token is not accepted, or its owner is not permitted to do this."""
 

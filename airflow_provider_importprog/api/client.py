@@ -196,8 +196,10 @@ class ImportApi:
                 if isinstance(error, DialectNotServed):
                     raise Unsupported(f"{error} Two-phase imports need Milvus 3.0 or later.") from None
                 if job is not None and isinstance(error, Refused):
-                    words = f"{error} Import job {job_id} is {job.state}. {ending.advice.get(job.state, '')}"
-                    raise Refused(words.rstrip(), error.code) from None
+                    refusal, advice = str(error).rstrip("."), ending.advice.get(job.state, "")
+                    raise Refused(
+                        f"{refusal}. Import job {job_id} is {job.state}. {advice}".rstrip(), error.code
+                    ) from None
                 raise
 
         return (yield from self._speak(ask))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -17,13 +16,38 @@ from airflow_provider_importprog.sensors.import_progress import ImportGateOperat
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
-    from airflow_provider_importprog.api.wire import NewImportJob
-
 XCOM_JOB_ID_KEY = "job_id"
 
 
 class CreateImportJobOperator(ImportGateOperator):
-    """Submits an import job, and waits for it as :class:`ImportProgressSensor` does."""
+    """Submits an import job, once for all tries of a task, and waits for it as ``ImportProgressSensor`` does.
+
+    With ``wait`` it is that gate itself, with its parameters, verdicts and XComs; without, it returns the job's id.
+    Either way the id is the XCom ``job_id`` as soon as the server has said it.
+
+    Where the task runs again, retried or cleared, how its import job ended decides. One that goes on, awaits its
+    commit or is completed (also without some of its files) is taken over: to import it a second time would double
+    rows. One that failed or was aborted is submitted anew. To import the same again all the same, start a new DAG
+    run, or set another `idempotency_key`, which Airflow before 3.3 may not tell from the first.
+
+    :param collection_name: where the rows go. Templated, as all that follow but the storage connection and flags.
+    :param files: paths in Milvus's own bucket; each entry is a path, or a list of paths that make up one set.
+    :param object_urls: URLs in an object storage, in entries likewise. v1 takes exactly one.
+    :param volume_name: a volume of Zilliz Cloud, with `data_paths` in it, in entries likewise.
+    :param auto_commit: False makes it a two-phase import, whose rows stay invisible until it is committed. Wait for
+        it with ``wait_for="uncommitted"``. Milvus 3.0 and later.
+    :param options: passed on as they are; values are strings.
+    :param storage_conn_id: a connection that holds the keys of the object storage.
+    :param idempotency_key: what tells one import from another. By default the task instance's own: the same at every
+        try, and another in every DAG run. 1 to 256 printable ASCII characters.
+    :param wait: False to return the job's id at once.
+    :param abort_on_kill: abort the job where a person ends the task while it waits, or its ``execution_timeout`` does.
+        In the triggerer that takes Airflow 3.3 or later. Without it, the import goes on.
+
+    :raises ImportJobAmbiguous: several jobs may be the one that an earlier try submitted. Not retried.
+
+    All else is as in :class:`ImportProgressSensor`.
+    """
 
     template_fields: Sequence[str] = (
         "collection_name",
@@ -72,33 +96,88 @@ class CreateImportJobOperator(ImportGateOperator):
         self.wait = checks.flag(wait, "wait")
         self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
 
+        self._check_what_is_known()
+
     def execute(self, context: Context) -> Any:
-        """Submit the job, and wait for it unless told not to."""
+        """Submit the job, or find the one of an earlier try, and wait for it unless told not to."""
         self._start()
+        self.job_id = None
         with self._soft_failing():
-            self.job_id = self._submit(context)
+            self.job_id = self._submission(context).run()
         context["ti"].xcom_push(key=XCOM_JOB_ID_KEY, value=self.job_id)
         return self._wait(context) if self.wait else self.job_id
 
-    def _submit(self, context: Context) -> str:
-        new = self._new_import_job()
-        new = replace(new, idempotency_key=new.idempotency_key or default_key(context))
-        return self._hook.create_import_job(**vars(new), cluster_id=checks.optional_id(self.cluster_id, "cluster_id"))
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume as the gate does. After a time-out no event says which job it was."""
+        if next_method == "__fail__":
+            ti = context["ti"]
+            self.job_id = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=XCOM_JOB_ID_KEY)
+        return super().resume_execution(next_method, next_kwargs, context)
 
-    def _new_import_job(self) -> NewImportJob:
-        options = checks.options(self.options)
-        if not self.auto_commit:
-            options = {**(options or {}), "auto_commit": "false"}
-        return submission.new_import_job(
-            collection_name=self.collection_name,
-            partition_name=self.partition_name,
-            files=self.files,
-            object_urls=self.object_urls,
-            volume_name=self.volume_name,
-            data_paths=self.data_paths,
-            options=options,
-            idempotency_key=self.idempotency_key,
+    def on_kill(self) -> None:
+        """Abort the job where that was asked for; else it goes on."""
+        if self.job_id is None:
+            return
+        if not self.abort_on_kill:
+            self.log.info("The task was ended. Import job %s goes on.", self.job_id)
+            return
+        try:
+            self._hook.abort_import_job(self.job_id, checks.optional_id(self.cluster_id, "cluster_id"))
+        except ImportProgressException as error:
+            self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, error)
+        else:
+            self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
+
+    def _submission(self, context: Context) -> submission.Submission:
+        ti: Any = context["ti"]
+        new = submission.new_import_job(**self._fields())
+        if new.idempotency_key is None:
+            own = submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+            new = replace(new, idempotency_key=own)
+        if self.storage_conn_id is not None:
+            # Imported here, because few imports need it.
+            from airflow_provider_importprog.storage import storage_keys
+
+            new = replace(new, **vars(storage_keys(self.storage_conn_id)))
+        return submission.Submission(
+            self._hook,
+            new,
+            checks.optional_id(self.cluster_id, "cluster_id"),
+            log=self.log,
+            store=context.get("task_state_store"),  # Airflow 3.3 and later
+            try_number=ti.try_number,
+            began=_run_began(context),
         )
+
+    def _fields(self) -> dict[str, Any]:
+        """Return what is to be imported, as it stands: rendered, or not yet."""
+        options = self.options
+        if not self.auto_commit and (options is None or isinstance(options, Mapping)):
+            options = {"auto_commit": "false", **(options or {})}
+            if options["auto_commit"] != "false":
+                raise ImportSettingInvalid(
+                    f"auto_commit=False and options['auto_commit']={options['auto_commit']!r} do not go together: "
+                    "leave one of them out."
+                )
+        return {
+            "collection_name": self.collection_name,
+            "partition_name": _blank_to_none(self.partition_name),
+            "files": self.files,
+            "object_urls": self.object_urls,
+            "volume_name": _blank_to_none(self.volume_name),
+            "data_paths": self.data_paths,
+            "options": options,
+            "idempotency_key": _blank_to_none(self.idempotency_key),
+        }
+
+    def _check_what_is_known(self) -> None:
+        """Refuse at DAG-parse time what no rendering can make good."""
+        fields = self._fields()
+        known = {name: value for name, value in fields.items() if _is_literal(value)}
+        if len(known) == len(fields):
+            submission.new_import_job(**known)
+        else:
+            submission.check(known)
 
 
 class CommitImportJobOperator(ImportGateOperator):
@@ -156,16 +235,33 @@ class AbortImportJobOperator(BaseOperator):
         return job_id
 
 
-def default_key(context: Context) -> str:
-    """Return an idempotency key that every try of a task instance shares with no other."""
-    ti = context["ti"]
-    names = json.dumps([ti.dag_id, ti.run_id, ti.task_id, ti.map_index])
-    return f"airflow-{sha256(names.encode()).hexdigest()}"
-
-
 def _refuse_reschedule(operator: ImportGateOperator) -> None:
     if operator.mode == "reschedule":
         raise ImportSettingInvalid(
             f'mode="reschedule" would run {type(operator).__name__} anew at each poke. Set deferrable=True, which '
             "takes no worker either."
         )
+
+
+def _is_literal(value: Any) -> bool:
+    """Say whether a value is what it will be when the task runs: no template, and no task's output."""
+    if isinstance(value, str):
+        return "{{" not in value and "{%" not in value
+    if isinstance(value, Mapping):
+        return all(map(_is_literal, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_literal, value))
+    return value is None or isinstance(value, (bool, int, float, bytes, set))
+
+
+def _blank_to_none(value: Any) -> Any:
+    """Return None for a template that rendered to nothing."""
+    return None if isinstance(value, str) and value.strip() in ("", "None") else value
+
+
+def _run_began(context: Context) -> datetime | None:
+    """Return when a DAG run began. One that was cleared has begun anew, but not before it was due."""
+    run: Any = context.get("dag_run")
+    if not getattr(run, "clear_number", 0):
+        return getattr(run, "start_date", None)
+    return getattr(run, "run_after", None) or getattr(run, "data_interval_end", None)
