@@ -148,6 +148,15 @@ def test_tasks_killed_before_they_know_their_job_import_once(
     assert sorted(row["id"] for row in rows) == list(range(20 * ROWS))
 
 
+def test_tasks_killed_before_they_know_their_job_find_it_where_keys_are_ignored(rig: Rig, old: Server) -> None:
+    runs = kill_ten(rig, old, "killed", [f"{number}.json" for number in range(20)])
+
+    for run in runs:
+        assert run.end() == ("success", 2), run.log()
+        assert run.imported() == run.files
+    assert sorted(run.job_id() for run in runs) == old.jobs("killed")
+
+
 def test_a_clear_imports_anew_after_a_failure_and_not_after_a_success(rig: Rig, new: Server, old: Server) -> None:
     runs = {
         (server.connection, how): Run.start(rig.airflow, how, server, how, f"{how}-1.json", f"{how}-2.json")
