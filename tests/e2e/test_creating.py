@@ -18,7 +18,7 @@ from tests.e2e.rig import LOGIN, Rig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("airflow")]
 
-ROWS = 50
+ROWS = 100
 """Rows of each file."""
 
 
@@ -40,7 +40,7 @@ class Server:
 
 @dataclass
 class Run:
-    """A run of one of the DAGs of `creating`, over two files."""
+    """A run of one of the DAGs of `creating`."""
 
     airflow: Airflow
     how: str
@@ -113,17 +113,17 @@ def old(rig: Rig) -> Iterator[Server]:
         yield connect(rig, "e2e_old", emulator)
 
 
-def kill_ten(rig: Rig, server: Server, collection: str, files: list[str]) -> list[Run]:
-    """Start ten runs, and kill each one's task when the server has taken its request and it has no answer."""
+def kill_each(rig: Rig, server: Server, collection: str, files: list[list[str]]) -> list[Run]:
+    """Start a run for each list of files, and kill its task once the server took its request and no answer came."""
     before = server.shown()["createRequests"]
     server.emulator.outage(600, "silent")
     try:
         runs = [
-            Run.start(rig.airflow, how, server, collection, *pair)
-            for how, pair in zip(cycle(CREATING), zip(files[:10], files[10:], strict=True), strict=False)
+            Run.start(rig.airflow, how, server, collection, *each)
+            for each, how in zip(files, cycle(CREATING), strict=False)
         ]
-        wait_until("the server took them all", lambda: server.shown()["createRequests"] == before + 10)
-        wait_until("the jobs are there", lambda: len(server.jobs(collection)) == 10)
+        wait_until("the server took them all", lambda: server.shown()["createRequests"] == before + len(files))
+        wait_until("the jobs are there", lambda: len(server.jobs(collection)) == len(files))
         for run in runs:
             run.kill()
     finally:
@@ -135,9 +135,9 @@ def kill_ten(rig: Rig, server: Server, collection: str, files: list[str]) -> lis
 def test_tasks_killed_before_they_know_their_job_import_once(
     rig: Rig, milvus: Server, milvus_client: Any, milvus_collection: str, rows_file: Callable[..., str]
 ) -> None:
-    files = [rows_file(f"{number}.json", ROWS) for number in range(20)]
+    files = [rows_file(f"{number}.json", ROWS) for number in range(10)]
 
-    runs = kill_ten(rig, milvus, milvus_collection, files)
+    runs = kill_each(rig, milvus, milvus_collection, [[file] for file in files])
 
     for run in runs:
         assert run.end() == ("success", 2), run.log()
@@ -145,11 +145,11 @@ def test_tasks_killed_before_they_know_their_job_import_once(
     assert sorted(run.job_id() for run in runs) == milvus.jobs(milvus_collection)
     milvus_client.refresh_load(milvus_collection)
     rows = milvus_client.query(milvus_collection, "id >= 0", output_fields=["id"], limit=10_000)
-    assert sorted(row["id"] for row in rows) == list(range(20 * ROWS))
+    assert sorted(row["id"] for row in rows) == list(range(10 * ROWS))
 
 
 def test_tasks_killed_before_they_know_their_job_find_it_where_keys_are_ignored(rig: Rig, old: Server) -> None:
-    runs = kill_ten(rig, old, "killed", [f"{number}.json" for number in range(20)])
+    runs = kill_each(rig, old, "killed", [[f"{number}-a.json", f"{number}-b.json"] for number in range(10)])
 
     for run in runs:
         assert run.end() == ("success", 2), run.log()

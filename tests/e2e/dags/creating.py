@@ -1,4 +1,4 @@
-"""Submit two files, and wait for them in each way that there is."""
+"""Submit files, and wait for them in each way that there is."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 for how in CREATING:
-    with DAG(f"creating_{how}", schedule=None, catchup=False) as dag:
+    with DAG(f"creating_{how}", schedule=None, catchup=False, render_template_as_native_obj=True) as dag:
         create = CreateImportJobOperator(
             task_id="create",
             collection_name="{{ dag_run.conf['collection'] }}",
-            files=["{{ dag_run.conf['files'][0] }}", "{{ dag_run.conf['files'][1] }}"],
+            files="{{ dag_run.conf['files'] }}",
             wait=how != "gate",
             deferrable=how == "deferrable",
             **SETTINGS,
