@@ -176,6 +176,11 @@ class Emulator:
     async def _end_serving(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+        # Answers that are withheld from clients who have gone: the runner has lost sight of them.
+        withheld = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in withheld:
+            task.cancel()
+        await asyncio.gather(*withheld, return_exceptions=True)
         await loop.shutdown_default_executor()
 
     def _end_loop(self) -> None:

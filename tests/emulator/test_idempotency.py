@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -73,3 +74,14 @@ def test_an_answer_that_comes_too_late(emulator: Emulator) -> None:
         jobs = get(emulator.url, "/emulator").json()["data"]["jobs"]
     emulator.restore()
     assert [create(emulator, "k")["data"]["jobId"]] == [job["jobId"] for job in jobs]
+
+
+def test_an_answer_that_never_comes_is_not_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    with Emulator() as emulator:
+        emulator.outage(30, "silent")
+        with pytest.raises(requests.ReadTimeout):
+            create(emulator, "k", timeout=0.2)
+        while not get(emulator.url, "/emulator").json()["data"]["jobs"]:
+            pass
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
