@@ -36,6 +36,8 @@ STORE_KEY = "importprog_submission"
 # Without a snapshot of what was there before, a busy collection may have any number.
 _JOBS_LOOKED_AT = 100
 _GOING_ON = (ImportState.PENDING, ImportState.IMPORTING)
+# Seconds to wait before a look for a job whose submission got no answer.
+_MOMENT = 2.0
 # Seconds from one look to the next, where the server knows a job and does not show its files yet.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 
@@ -113,7 +115,6 @@ class Submission:
     :param store: where traces are kept, or None where Airflow has no such place.
     :param try_number: of the task instance, from 1.
     :param began: when the DAG run began, the first time if it was cleared since; None where that is not known.
-    :param pause: seconds to wait before a look for a job whose submission got no answer.
     """
 
     def __init__(
@@ -126,8 +127,6 @@ class Submission:
         store: Store | None = None,
         try_number: int = 1,
         began: datetime | None = None,
-        pause: float = 2.0,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if new.idempotency_key is None:
             raise ValueError("A submission needs an idempotency key.")
@@ -138,8 +137,6 @@ class Submission:
         self._store = store
         self._try_number = try_number
         self._began = began
-        self._pause = pause
-        self._sleep = sleep
         self._entries = new.files or new.object_urls or new.data_paths or []
         self._trace = Trace(new.idempotency_key, _digest_of(new, cluster_id))
 
@@ -217,7 +214,7 @@ class Submission:
                 raise
             lost = error
         self._log.warning("The import was submitted, and no good answer came: %s Looking for its job.", lost)
-        self._sleep(self._pause)
+        time.sleep(_MOMENT)
         try:
             found = self._look(self._trace.known_before)
         except ImportJobAmbiguous:
@@ -264,7 +261,7 @@ class Submission:
             if not left:
                 break
             if pause is not None:
-                self._sleep(pause)
+                time.sleep(pause)
         if len(matches) > 1:
             raise self._ambiguous(matches)
         if left and not matches:

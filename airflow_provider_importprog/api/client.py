@@ -191,10 +191,10 @@ class ImportApi:
                     raise
                 # Older servers refuse what is done already, and the words say little: the job says more.
                 job = yield from self._look(dialect, address, job_id, error)
-                if job is not None and job.state in ending.done:
-                    return
                 if isinstance(error, DialectNotServed):
                     raise Unsupported(f"{error} Two-phase imports need Milvus 3.0 or later.") from None
+                if job is not None and job.state in ending.done:
+                    return
                 if job is not None and isinstance(error, Refused):
                     refusal, advice = str(error).rstrip("."), ending.advice.get(job.state, "")
                     raise Refused(

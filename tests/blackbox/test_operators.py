@@ -1,0 +1,962 @@
+"""The operators, on the worker and deferred, against a server that keeps its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_importprog import submission
+from airflow_provider_importprog.exceptions import (
+    ImportApiRefused,
+    ImportApiUnreachable,
+    ImportFilesFailed,
+    ImportJobAmbiguous,
+    ImportJobFailed,
+    ImportJobUnknown,
+    ImportSettingInvalid,
+)
+from airflow_provider_importprog.operators.import_job import (
+    AbortImportJobOperator,
+    CommitImportJobOperator,
+    CreateImportJobOperator,
+)
+from airflow_provider_importprog.transport import BlockingClient
+from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
+from tests.blackbox.driver import TOKEN_PASSWORD, Connect, FakeTaskInstance, fire
+from tests.blackbox.imports import BrokenStore, ImportServer, Store
+from tests.blackbox.server import (
+    V2_ABORT,
+    V2_COMMIT,
+    V2_CREATE,
+    V2_DESCRIBE,
+    V2_LIST,
+    Answer,
+    ScriptedServer,
+    dead_url,
+    v2_file,
+)
+
+FILES = ["a.parquet", "b/c.parquet"]
+BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+HTML = b"<html>Bad Gateway</html>"
+
+
+class Task:
+    """One task instance over its tries, each in a new object, as Airflow makes one."""
+
+    def __init__(self, deferrable: bool = False, store: Any = None, operator: Any = CreateImportJobOperator) -> None:
+        self.operator = operator
+        self.deferrable = deferrable
+        self.store = store
+        self.try_number = 0
+        self.run = SimpleNamespace(start_date=BEGAN, clear_number=0, run_after=BEGAN)
+        self.ti = FakeTaskInstance()
+
+    def make(self, **kwargs: Any) -> Any:
+        if issubclass(self.operator, CreateImportJobOperator):
+            kwargs = {"collection_name": "books", "files": FILES, **kwargs}
+        if self.operator is not AbortImportJobOperator:
+            kwargs = {
+                "deferrable": self.deferrable,
+                "poke_interval": 0.02,
+                "timeout": 5,
+                "unknown_job_grace": 0,
+                "outage_tolerance": 0,
+                **kwargs,
+            }
+        return self.operator(**{"task_id": "create", **kwargs})
+
+    def __call__(self, **kwargs: Any) -> Any:
+        self.try_number += 1
+        self.ti = FakeTaskInstance()
+        self.ti.task_id, self.ti.try_number = "create", self.try_number
+        context: dict[str, Any] = {"ti": self.ti, "task_instance": self.ti, "dag_run": self.run}
+        if self.store is not None:
+            context["task_state_store"] = self.store
+        step: Callable[[], Any] = lambda: self.make(**kwargs).execute(context)  # noqa: E731
+        while True:
+            try:
+                return step()
+            except TaskDeferred as deferred:
+                event = fire(deferred.trigger)
+                resumed, how = self.make(**kwargs), {**(deferred.kwargs or {}), "event": event}
+                name = deferred.method_name
+                step = lambda o=resumed, n=name, k=how: o.resume_execution(n, k, context)  # noqa: E731
+
+    def killed(self, **kwargs: Any) -> None:
+        """A try that ends as by SIGKILL when the server has taken the request."""
+        send = BlockingClient.send
+
+        def die(client: BlockingClient, request: Any) -> Any:
+            response = send(client, request)
+            if request.target.endswith(("/import/create", "/collections/import")):
+                raise SystemExit
+            return response
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BlockingClient, "send", die)
+            with pytest.raises(SystemExit):
+                self(**kwargs)
+
+
+class Told:
+    """What was logged meanwhile: Airflow 3's operators write to the standard output, and all else to logging."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+        self._caplog, self._capsys = caplog, capsys
+        self._out = ""
+
+    def __enter__(self) -> None:
+        self._caplog.set_level(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __contains__(self, words: str) -> bool:
+        self._out += self._capsys.readouterr().out
+        return words in self._out or words in self._caplog.text
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(caplog, capsys)
+
+
+@pytest.fixture(params=["store", "broken store", "no store"])
+def store(request: pytest.FixtureRequest) -> Any:
+    return {"store": Store, "broken store": BrokenStore, "no store": lambda: None}[request.param]()
+
+
+@pytest.fixture(params=[True, False], ids=["with the header", "without the header"])
+def imports(request: pytest.FixtureRequest, server: ScriptedServer, connect: Connect) -> ImportServer:
+    return ImportServer(server, honours_key=request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(submission, "_MOMENT", 0)
+    monkeypatch.setattr(submission, "_PAUSES", (0, 0))
+    return
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+class TestCreateAndWait:
+    def test_it_is_the_gate(self, imports: ImportServer, deferrable: bool) -> None:
+        imports.state = "Importing"
+        task = Task(deferrable)
+
+        def advance(asked: Any) -> Answer:
+            answer = imports._describe(asked)
+            imports.end()
+            return answer
+
+        imports.server.on(V2_DESCRIBE, advance)
+        files = task()
+        assert [file["file_name"] for file in files] == ["[a.parquet]", "[b/c.parquet]"]
+        assert task.ti.pushed["import_job"]["state"] == "completed"
+        assert task.ti.pushed["job_id"] == "1000"
+        assert len(imports.jobs) == 1
+
+    def test_the_job_id_is_there_when_the_gate_fails(self, imports: ImportServer, deferrable: bool) -> None:
+        imports.state = "Failed"
+        task = Task(deferrable)
+        with pytest.raises(ImportJobFailed):
+            task()
+        assert task.ti.pushed["job_id"] == "1000"
+        assert len(imports.jobs) == 1
+
+    def test_without_a_wait_it_returns_the_job_id(self, imports: ImportServer, deferrable: bool) -> None:
+        imports.state = "Importing"
+        task = Task(deferrable)
+        assert task(wait=False) == task.ti.pushed["job_id"] == "1000"
+        assert not imports.server.to(V2_DESCRIBE)
+
+    def test_failed_files(self, imports: ImportServer, deferrable: bool) -> None:
+        bad = v2_file("[a.parquet]", reason="no such column")
+
+        def describe(asked: Any) -> Answer:
+            answer = imports._describe(asked)
+            answer.body["data"]["details"][0] = bad
+            return answer
+
+        imports.server.on(V2_DESCRIBE, describe)
+        with pytest.raises(ImportFilesFailed, match="no such column"):
+            Task(deferrable)()
+        with pytest.raises(AirflowSkipException):
+            Task(deferrable)(soft_fail=True)
+        assert len(Task(deferrable)(allow_failed_files=True)) == 2
+
+    def test_uncommitted(self, imports: ImportServer, deferrable: bool) -> None:
+        imports.state = "Uncommitted"
+        assert len(Task(deferrable)(auto_commit=False, wait_for="uncommitted")) == 2
+        assert imports.creates[0].json["options"] == {"auto_commit": "false"}
+
+
+def test_a_first_try_is_a_list_and_a_create(imports: ImportServer) -> None:
+    Task(store=Store())(wait=False)
+    assert [asked.path for asked in imports.server.asked if asked.path.startswith("/v2")] == [V2_LIST, V2_CREATE]
+
+
+def test_what_is_sent(imports: ImportServer, connect: Connect) -> None:
+    connect({"db_name": "shop", "cluster_id": "c"})
+    Task()(partition_name="p", options={"timeout": "300s"}, idempotency_key="mine", wait=False, cluster_id="d")
+    (create,) = imports.creates
+    assert create.json == {
+        "collectionName": "books",
+        "partitionName": "p",
+        "dbName": "shop",
+        "files": [["a.parquet"], ["b/c.parquet"]],
+        "options": {"timeout": "300s"},
+        "clusterId": "d",
+    }
+    assert create.header("Idempotency-Key") == "mine"
+
+
+def test_the_other_sources(imports: ImportServer) -> None:
+    Task()(files=None, object_urls=["s3://b/1.parquet", ["s3://b/i.npy", "s3://b/v.npy"]])
+    Task()(files=None, volume_name="v", data_paths=["1.parquet"], idempotency_key="other")
+    first, second = imports.creates
+    assert first.json["objectUrls"] == [["s3://b/1.parquet"], ["s3://b/i.npy", "s3://b/v.npy"]]
+    assert (second.json["volumeName"], second.json["dataPaths"]) == ("v", [["1.parquet"]])
+
+
+class TestV1:
+    @pytest.fixture(autouse=True)
+    def _v1(self, server: ScriptedServer, connect: Connect) -> None:
+        connect({"api_version": "v1"})
+        self.imports = ImportServer(server, dialect="v1")
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_one_object(self, deferrable: bool) -> None:
+        task = Task(deferrable)
+        assert len(task(files=None, object_urls=["https://bucket.s3.amazonaws.com/1af7/1.parquet"])) == 1
+        assert self.imports.keys_sent == [None]
+        assert task.ti.pushed["job_id"] == "1000"
+
+    def test_several_are_refused_and_told_of_v2(self) -> None:
+        with pytest.raises(ImportApiRefused, match=r"exactly one object URL.* v2"):
+            Task()(files=None, object_urls=["s3://b/1", "s3://b/2"])
+        assert not self.imports.creates
+
+    @pytest.mark.parametrize("kept", [True, False])
+    @pytest.mark.parametrize("state", ["Completed", "Importing"])
+    def test_a_lost_worker(self, kept: bool, state: str) -> None:
+        self.imports.state = state
+        self.imports.rename = lambda path: path.removeprefix("https://bucket.s3.amazonaws.com/")
+        task = Task(store=Store() if kept else None)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        what = {"files": None, "object_urls": ["https://bucket.s3.amazonaws.com/1af7/1.parquet"]}
+        task.killed(**what)
+        assert task(wait=False, **what) == "1000"
+        assert len(self.imports.jobs) == 1
+
+    @pytest.mark.parametrize("operator", [CommitImportJobOperator, AbortImportJobOperator])
+    def test_no_two_phase(self, operator: Any) -> None:
+        with pytest.raises(ImportApiRefused, match=r"Milvus 3\.0 or later"):
+            Task(operator=operator)(job_id="1000")
+
+
+class TestRetry:
+    """What a second try, or a cleared task, makes of the job of the first."""
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    @pytest.mark.parametrize("state", ["Pending", "Importing", "Uncommitted", "Committing", "Completed"])
+    def test_a_worker_lost_before_the_answer(
+        self, imports: ImportServer, store: Any, state: str, deferrable: bool
+    ) -> None:
+        imports.state = state
+        task = Task(deferrable, store)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        task.killed()
+        imports.end()
+        assert len(task()) == 2
+        assert len(imports.jobs) == 1
+
+    @pytest.mark.parametrize("state", ["Importing", "Uncommitted", "Completed"])
+    def test_a_worker_lost_after_the_answer(self, imports: ImportServer, store: Any, state: str) -> None:
+        imports.state = state
+        task = Task(store=store)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        assert task(wait=False) == task(wait=False) == "1000"
+        assert len(imports.jobs) == 1
+
+    def test_a_worker_lost_before_the_request(self, imports: ImportServer, store: Any) -> None:
+        task = Task(store=store)
+        imports.server.on(V2_CREATE, Answer({"code": 65535, "message": "no such collection"}))
+        with pytest.raises(ImportApiRefused, match="no such collection"):
+            task()
+        imports.server.on(V2_CREATE, imports._create)
+        assert len(task()) == 2
+        assert len(imports.jobs) == 1
+
+    def test_a_failed_job_is_submitted_anew_each_time(self, imports: ImportServer, store: Any, told: Told) -> None:
+        task = Task(store=store)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        imports.state = "Failed"
+        for number in (1, 2, 3):
+            with pytest.raises(ImportJobFailed):
+                task()
+            assert len(imports.jobs) == number
+        imports.state = "Completed"
+        with told:
+            assert len(task()) == 2
+        assert len(imports.jobs) == 4
+        assert len(set(imports.keys)) == (4 if imports.honours_key else 1)
+        assert "1002 has failed" in told or not imports.honours_key
+        assert len(task()) == 2
+        assert len(imports.jobs) == 4
+
+    def test_a_worker_lost_over_a_new_import(self, imports: ImportServer, store: Any) -> None:
+        task = Task(store=store)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        imports.state = "Failed"
+        with pytest.raises(ImportJobFailed):
+            task()
+        imports.state = "Completed"
+        if imports.honours_key:  # killed at the first of the two requests, and at the second
+            task.killed()
+            assert len(imports.jobs) == 1
+            assert task(wait=False) == "1001"
+        else:
+            task.killed()
+        assert task(wait=False) == "1001"
+        assert len(imports.jobs) == 2
+
+    def test_one_that_expired_is_not_imported_twice(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        task(wait=False)
+        imports.jobs.clear()
+        with pytest.raises(ImportJobUnknown):
+            task()
+        assert len(imports.creates) == 1
+
+    def test_an_expired_one_that_only_the_server_remembers(self, imports: ImportServer) -> None:
+        task = Task()
+        task(wait=False)
+        imports.jobs.clear()
+        if imports.honours_key:
+            with pytest.raises(ImportJobUnknown):
+                task()
+        else:  # nobody knows of it any more
+            assert task()
+
+    def test_every_run_and_map_index_has_its_own(self, imports: ImportServer) -> None:
+        for run_id, map_index in (("r", -1), ("r", 0), ("s" * 500 + "é\n", -1)):
+            task = Task()
+            task.try_number = 0
+            operator = task.make(wait=False)
+            ti = FakeTaskInstance()
+            ti.run_id, ti.map_index = run_id, map_index
+            operator.execute({"ti": ti})
+        assert len(imports.jobs) == len(set(imports.keys_sent)) == 3
+        assert all(key and key.isascii() and key.isprintable() and len(key) == 72 for key in imports.keys_sent)
+
+    def test_a_first_try_takes_no_notice_of_other_jobs(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Importing")
+        assert Task()(wait=False) == "1001"
+
+    def test_other_files_after_a_clear(self, imports: ImportServer) -> None:
+        kept = Task(store=Store())
+        kept(wait=False)
+        with pytest.raises(ImportSettingInvalid, match=r"1000.*other files.*idempotency_key"):
+            kept(files=["d.parquet"])
+        assert len(imports.jobs) == 1
+        assert kept(files=["d.parquet"], idempotency_key="again", wait=False) == "1001"
+        assert kept(files=["d.parquet"], idempotency_key="again", wait=False) == "1001"
+
+    def test_other_files_that_only_the_server_knows_of(self, imports: ImportServer) -> None:
+        task = Task()
+        task(wait=False)
+        if imports.honours_key:
+            with pytest.raises(ImportSettingInvalid, match=r"1000.*other files"):
+                task(files=["d.parquet"])
+            assert len(imports.jobs) == 1
+        else:
+            assert task(files=["d.parquet"], wait=False) == "1001"
+
+    def test_other_files_after_a_failure(self, imports: ImportServer, store: Any) -> None:
+        task = Task(store=store)
+        imports.state = "Failed"
+        with pytest.raises(ImportJobFailed):
+            task()
+        imports.state = "Completed"
+        assert len(task(files=["d.parquet"])) == 1
+
+    def test_a_new_key_imports_again(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        assert [task(wait=False, idempotency_key=key) for key in ("one", "one", "two")] == ["1000", "1000", "1001"]
+
+    def test_a_key_that_two_runs_share(self, imports: ImportServer, told: Told) -> None:
+        with told:
+            ids = [Task(store=Store())(wait=False, idempotency_key="monday") for _ in range(2)]
+        assert ids == (["1000", "1000"] if imports.honours_key else ["1000", "1001"])
+        assert ("1000 was submitted before" in told) is imports.honours_key
+
+    def test_several_that_may_be_it(self, imports: ImportServer) -> None:
+        task = Task()
+        task.try_number = 1
+        for state in ("Importing", "Uncommitted", "Failed"):
+            imports.add([[path] for path in FILES], state)
+        with pytest.raises(ImportJobAmbiguous, match=r"1001 \(uncommitted\), 1000 \(importing\)") as caught:
+            task()
+        assert isinstance(caught.value, AirflowFailException)
+        assert not imports.creates
+
+    def test_jobs_from_before_the_run_are_not_it(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Completed")  # in 2024
+        task = Task()
+        task.try_number = 1
+        assert task(wait=False) == "1001"
+
+    @pytest.mark.parametrize(("due", "found"), [(2023, "1000"), (2025, "1001")])
+    def test_a_run_that_was_cleared_began_when_it_was_due(self, imports: ImportServer, due: int, found: str) -> None:
+        imports.add([[path] for path in FILES], "Completed")
+        task = Task()
+        task.try_number = 1
+        task.run.clear_number, task.run.run_after = 1, datetime(due, 1, 1, tzinfo=timezone.utc)
+        assert task(wait=False) == found
+
+    def test_where_nothing_is_known_of_the_run(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Completed")
+        task = Task()
+        task.try_number = 1
+        task.run = None  # type: ignore[assignment]
+        assert task(wait=False) == "1000"
+
+    def test_other_collections_and_files_are_not_it(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Importing", "shelves")
+        imports.add([["a.parquet"]], "Importing")
+        task = Task()
+        task.try_number = 1
+        assert task(wait=False) == "1002"
+
+    def test_files_that_show_later(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Pending", hidden=2)
+        task = Task()
+        task.try_number = 1
+        assert task(wait=False) == "1000"
+
+    def test_files_that_never_show(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Pending", hidden=9)
+        task = Task()
+        task.try_number = 1
+        with pytest.raises(ImportApiUnreachable, match="1000 may be the one"):
+            task(wait=False)
+        assert not imports.creates
+
+    def test_a_crowd(self, imports: ImportServer, told: Told) -> None:
+        for number in range(150):
+            imports.add([[f"{number}.parquet"]], "Importing")
+        task = Task()
+        task.try_number = 1
+        with told:
+            assert task(wait=False, files=["149.parquet"]) == "1149"
+        assert "150 import jobs" in told
+        assert len(imports.server.to(V2_DESCRIBE)) == 100
+
+    def test_a_job_that_is_gone_between_the_list_and_the_look(self, imports: ImportServer) -> None:
+        imports.add([[path] for path in FILES], "Importing")
+        imports.server.on(V2_DESCRIBE, Answer({"code": 2100, "message": "import job does not exist"}))
+        task = Task()
+        task.try_number = 1
+        assert task(wait=False) == "1001"
+
+    def test_a_server_that_cannot_be_asked_is_not_sent_a_second(self, imports: ImportServer, store: Any) -> None:
+        task = Task(store=store)
+        task.killed()
+        imports.server.on(V2_LIST, Answer(HTML, 500)).on(V2_DESCRIBE, Answer(HTML, 500))
+        with pytest.raises(ImportApiUnreachable):
+            task()
+        assert len(imports.creates) == 1
+
+
+class TestWithoutAList:
+    """A server, or a role, that does not list jobs."""
+
+    @pytest.fixture(autouse=True)
+    def _refused(self, imports: ImportServer) -> None:
+        imports.server.on(V2_LIST, Answer({"code": 1401, "message": "permission deny"}))
+
+    def test_a_first_try_goes_on(self, imports: ImportServer, told: Told) -> None:
+        with told:
+            assert len(Task(store=Store())()) == 2
+        assert "permission deny" in told
+
+    def test_a_known_job_is_taken_over(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        assert task(wait=False) == task(wait=False) == "1000"
+
+    def test_a_failed_job_is_submitted_anew(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        imports.state = "Failed"
+        for number in (1, 2, 3):
+            with pytest.raises(ImportJobFailed):
+                task()
+            assert len(imports.jobs) >= number  # without the header and a list, old and new look the same
+        assert len(imports.jobs) <= 6
+
+    def test_a_lost_answer_is_told(self, imports: ImportServer) -> None:
+        imports.lose = lambda job_id: Answer(how="close")
+        with pytest.raises(
+            ImportApiUnreachable, match=r"may have been submitted all the same.*could not be looked for"
+        ):
+            Task()()
+        assert len(imports.creates) == 1
+
+    def test_a_key_that_always_means_the_same_failed_job(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        imports.state = "Failed"
+        with pytest.raises(ImportJobFailed):
+            task()
+        imports.server.on(V2_CREATE, Answer({"code": 0, "data": {"jobId": "1000"}}))
+        with pytest.raises(ImportApiRefused, match="failed import job 1000"):
+            task()
+
+
+class TestALostAnswer:
+    LOST: ClassVar = {
+        "cut off": Answer(how="close"),
+        "reset": Answer(how="reset"),
+        "half": Answer({"code": 0, "data": {"jobId": "1000"}}, how="cut"),
+        "502": Answer(HTML, 502),
+        "500": Answer(HTML, 500),
+        "a page": Answer(HTML),
+        "late": Answer({"code": 0}, delay=1),
+    }
+
+    @pytest.mark.parametrize("lost", LOST)
+    def test_the_job_is_looked_for_and_found(
+        self, imports: ImportServer, connect: Connect, lost: str, told: Told
+    ) -> None:
+        connect({"timeout": 0.3})
+        imports.add([[path] for path in FILES], "Completed")  # somebody else's, from before
+        imports.lose = lambda job_id: self.LOST[lost]
+        task = Task(store=Store())
+        with told:
+            assert len(task()) == 2
+        assert task.ti.pushed["job_id"] == "1001"
+        assert len(imports.creates) == 1
+        assert "no good answer came" in told
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_a_job_that_comes_late(self, imports: ImportServer, kept: bool) -> None:
+        task = Task(store=Store() if kept else None)
+        task.run.start_date = datetime(2024, 1, 1, tzinfo=timezone.utc)
+        imports.server.on(V2_CREATE, Answer(how="close"))
+        with pytest.raises(ImportApiUnreachable, match=r"none comes.*looks again"):
+            task()
+        imports.server.on(V2_CREATE, imports._create)
+        imports.add([[path] for path in FILES])
+        assert task(wait=False) == "1000"
+        assert len(imports.jobs) == 1
+
+    @pytest.mark.parametrize("answer", [Answer(HTML, 503), Answer({"code": 8, "message": "slow"}, 429)])
+    def test_what_was_not_taken_is_not_looked_for(self, imports: ImportServer, answer: Answer) -> None:
+        imports.server.on(V2_CREATE, answer)
+        task = Task(store=Store())
+        with pytest.raises(ImportApiUnreachable) as caught:
+            task()
+        assert not caught.value.in_doubt
+        assert len(imports.server.to(V2_LIST)) == 1
+        imports.add([[path] for path in FILES], "Importing")  # somebody else's
+        imports.server.on(V2_CREATE, imports._create)
+        assert task(wait=False) == "1001"
+
+    def test_nobody_listens(self, connect: Connect) -> None:
+        connect(host=dead_url())
+        with pytest.raises(ImportApiUnreachable, match="cannot be reached") as caught:
+            Task()()
+        assert not caught.value.in_doubt
+
+    def test_several_new_ones(self, imports: ImportServer) -> None:
+        def lose(job_id: str) -> Answer:
+            imports.add([[path] for path in FILES])
+            return Answer(how="close")
+
+        imports.lose = lose
+        with pytest.raises(ImportJobAmbiguous):
+            Task()()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"files": None}, "one source.*none"),
+        ({"files": []}, "files must be a list .*not empty"),
+        ({"files": "a.parquet"}, "files must be a list"),
+        ({"files": [[]]}, "files holds"),
+        ({"files": ["a", ""]}, "files holds '', which is no path"),
+        ({"object_urls": ["s3://b/1"]}, "files and object_urls"),
+        ({"volume_name": "v"}, "files and volume_name"),
+        ({"files": None, "volume_name": "v"}, "data_paths go together"),
+        ({"collection_name": ""}, "collection_name"),
+        ({"idempotency_key": "x" * 257}, "idempotency_key must be 1 to 256"),
+        ({"idempotency_key": "é"}, "idempotency_key"),
+        ({"idempotency_key": "a\nb"}, "idempotency_key must be printable"),
+        ({"idempotency_key": 7}, "idempotency_key"),
+        ({"auto_commit": "false"}, "auto_commit must be True or False"),
+        ({"wait": "no"}, "wait must be True or False"),
+        ({"abort_on_kill": 1}, "abort_on_kill must be True or False"),
+        ({"options": {"auto_commit": False}}, r"options\['auto_commit'\] must be a string"),
+        ({"options": ["x"]}, "options must be a dict"),
+        ({"auto_commit": False, "options": {"auto_commit": "true"}}, "do not go together"),
+        ({"mode": "reschedule"}, "deferrable=True"),
+        ({"wait_for": "done"}, "wait_for"),
+        # What is told of one parameter does not wait for another's template.
+        ({"collection_name": "{{ params.c }}", "files": []}, "files must be a list"),
+    ],
+)
+def test_bad_input_is_refused_when_the_dag_is_read(kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(ImportSettingInvalid, match=match):
+        Task().make(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("files", "['a.parquet']"),
+        ("files", []),
+        ("collection_name", ""),
+        ("idempotency_key", "x" * 257),
+        ("options", {"a": 1}),
+        ("options", "{'a': '1'}"),
+        ("cluster_id", 5),
+        ("importprog_conn_id", ""),
+    ],
+)
+def test_bad_input_is_refused_once_it_is_rendered(imports: ImportServer, name: str, value: Any) -> None:
+    operator = Task().make(**{name: "{{ params.x }}"})
+    setattr(operator, name, value)
+    with pytest.raises(ImportSettingInvalid, match=name):
+        operator.execute({"ti": FakeTaskInstance()})
+    assert not imports.server.asked
+
+
+def test_what_rendered_to_nothing_is_not_there(imports: ImportServer) -> None:
+    operator = Task().make(partition_name="{{ params.x }}", idempotency_key="{{ params.x }}", wait=False)
+    operator.partition_name, operator.idempotency_key = "", "None"
+    operator.execute({"ti": FakeTaskInstance()})
+    assert "partitionName" not in imports.creates[0].json
+    assert (imports.keys_sent[0] or "").startswith("airflow-")
+
+
+def test_a_collection_that_is_not_there(imports: ImportServer) -> None:
+    imports.server.on(V2_CREATE, Answer({"code": 100, "message": "can't find collection[collection=books]"}))
+    with pytest.raises(ImportApiRefused, match="can't find collection"):
+        Task(store=Store())()
+
+
+def test_templates_and_outputs_pass_until_the_task_runs() -> None:
+    from airflow.providers.common.compat.sdk import DAG, task
+
+    with DAG("d", schedule=None, start_date=BEGAN, default_args={"poke_interval": 7}):
+
+        @task
+        def files() -> list[str]:
+            return FILES
+
+        made = files()
+        whole = Task().make(task_id="a", files=made, poke_interval=7)
+        nested = Task().make(task_id="b", files=[made, "{{ params.y }}"], options={"timeout": "{{ params.t }}"})
+        Task().make(task_id="c", files="{{ params.files }}", object_urls="{{ params.urls }}")
+        mapped = CreateImportJobOperator.partial(task_id="e", collection_name="books").expand(files=[["a"], ["b"]])
+        commit = CommitImportJobOperator(task_id="f", job_id=whole.output["job_id"])
+        abort = AbortImportJobOperator(task_id="g", job_id=made)
+        default = CreateImportJobOperator(task_id="h", collection_name="books", files=["a"])
+    assert whole.upstream_task_ids == nested.upstream_task_ids == abort.upstream_task_ids == {"files"}
+    assert commit.upstream_task_ids == {"a"}
+    assert mapped.task_id == "e"
+    assert (default.poke_interval, default.wait_for, default.wait) == (7, "completed", True)
+
+
+def test_template_fields_are_rendered(imports: ImportServer) -> None:
+    from airflow.providers.common.compat.sdk import DAG
+
+    names = CreateImportJobOperator.template_fields
+    assert "storage_conn_id" not in names
+    with DAG("d", schedule=None, start_date=BEGAN):
+        operator = Task().make(
+            wait=False,
+            collection_name="{{ x }}-books",
+            files=["{{ x }}.parquet", ["{{ x }}/id.npy", "{{ x }}/v.npy"]],
+            options={"timeout": "{{ x }}s"},
+            idempotency_key="{{ x }}",
+        )
+    operator.render_template_fields({"x": "7"})
+    operator.execute({"ti": FakeTaskInstance()})
+    (create,) = imports.creates
+    assert create.json["collectionName"] == "7-books"
+    assert create.json["files"] == [["7.parquet"], ["7/id.npy", "7/v.npy"]]
+    assert create.json["options"] == {"timeout": "7s"}
+    assert create.header("Idempotency-Key") == "7"
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+class TestCommit:
+    @pytest.mark.parametrize("state", ["Uncommitted", "Committing", "Completed"])
+    def test_done_already_counts_as_done(self, imports: ImportServer, deferrable: bool, state: str) -> None:
+        job_id = imports.add([["a.parquet"]], state)
+
+        def finish(asked: Any) -> Answer:
+            answer = imports._describe(asked)
+            imports.end()
+            return answer
+
+        imports.server.on(V2_DESCRIBE, finish)
+        task = Task(deferrable, operator=CommitImportJobOperator)
+        assert len(task(job_id=job_id)) == 1
+        assert len(task(job_id=job_id)) == 1
+        assert task.ti.pushed["import_job"]["state"] == "completed"
+
+    def test_without_a_wait(self, imports: ImportServer, deferrable: bool) -> None:
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        assert Task(deferrable, operator=CommitImportJobOperator)(job_id=job_id, wait=False) == job_id
+        assert imports.jobs[job_id]["state"] == "Completed"
+
+    @pytest.mark.parametrize(
+        ("state", "advice"), [("Importing", "Wait until it is uncommitted"), ("Failed", "import again")]
+    )
+    def test_refused(self, imports: ImportServer, deferrable: bool, state: str, advice: str) -> None:
+        job_id = imports.add([["a.parquet"]], state)
+        with pytest.raises(ImportApiRefused, match=f"cannot commit.*1000 is {state.lower()}.*{advice}"):
+            Task(deferrable, operator=CommitImportJobOperator)(job_id=job_id)
+
+    def test_a_server_too_old(self, imports: ImportServer, deferrable: bool) -> None:
+        imports.server.on(V2_COMMIT, Answer(b"404 page not found", 404))
+        job_id = imports.add([["a.parquet"]])
+        with pytest.raises(ImportApiRefused, match=r"Milvus 3\.0 or later"):
+            Task(deferrable, operator=CommitImportJobOperator)(job_id=job_id)
+
+    def test_a_lost_answer(self, imports: ImportServer, deferrable: bool) -> None:
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+
+        def lose(asked: Any) -> Answer:
+            imports._commit(asked)
+            return Answer(how="close")
+
+        imports.server.on(V2_COMMIT, lose, imports._commit)
+        task = Task(deferrable, operator=CommitImportJobOperator)
+        with pytest.raises(ImportApiUnreachable):
+            task(job_id=job_id)
+        assert len(task(job_id=job_id)) == 1
+
+    def test_bad_input(self, imports: ImportServer, deferrable: bool) -> None:
+        with pytest.raises(ImportSettingInvalid, match="deferrable=True"):
+            Task(deferrable, operator=CommitImportJobOperator).make(job_id="1", mode="reschedule")
+        with pytest.raises(ImportSettingInvalid, match="job_id"):
+            Task(deferrable, operator=CommitImportJobOperator)(job_id="None")
+
+
+class TestAbort:
+    @pytest.mark.parametrize("state", ["Uncommitted", "Failed"])
+    def test_done_already_counts_as_done(self, imports: ImportServer, state: str, told: Told) -> None:
+        job_id = imports.add([["a.parquet"]], state)
+        task = Task(operator=AbortImportJobOperator)
+        with told:
+            assert task(job_id=job_id) == task(job_id=f" {job_id} ") == job_id
+        assert imports.jobs[job_id]["state"] == "Failed"
+        assert f"Import job {job_id} is aborted" in told
+
+    def test_refused(self, imports: ImportServer) -> None:
+        job_id = imports.add([["a.parquet"]], "Completed")
+        with pytest.raises(ImportApiRefused, match=r"1000 is completed.*delete them"):
+            Task(operator=AbortImportJobOperator)(job_id=job_id)
+
+    def test_one_whose_record_is_gone_at_once(self, imports: ImportServer) -> None:
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        imports.server.on(V2_DESCRIBE, Answer({"code": 2100, "message": "import job does not exist"}))
+        assert Task(operator=AbortImportJobOperator)(job_id=job_id) == job_id
+
+    def test_refused_by_a_server_that_knows_no_such_job(self, imports: ImportServer) -> None:
+        imports.server.on(V2_ABORT, Answer({"code": 5, "message": "cannot"}))
+        with pytest.raises(ImportApiRefused, match="cannot"):
+            Task(operator=AbortImportJobOperator)(job_id="7")
+        imports.server.on(V2_DESCRIBE, Answer(HTML, 500))
+        with pytest.raises(ImportApiRefused, match="cannot"):
+            Task(operator=AbortImportJobOperator)(job_id="7")
+
+    @pytest.mark.parametrize(("answer", "asked"), [(Answer(HTML, 503), 1), (Answer({"code": 5}, 500), 2)])
+    def test_a_server_in_trouble(self, imports: ImportServer, answer: Answer, asked: int) -> None:
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        imports.server.on(V2_ABORT, answer)
+        with pytest.raises(ImportApiUnreachable):
+            Task(operator=AbortImportJobOperator)(job_id=job_id)
+        assert len(imports.server.asked) == asked
+
+
+class TestKilled:
+    @pytest.fixture
+    def killed(self, imports: ImportServer) -> Callable[..., str]:
+        def kill(**kwargs: Any) -> str:
+            imports.state = "Uncommitted"
+            operator = Task().make(wait=False, **kwargs)
+            operator.execute({"ti": FakeTaskInstance()})
+            operator.on_kill()
+            return str(imports.jobs["1000"]["state"])
+
+        return kill
+
+    def test_on_the_worker(self, killed: Callable[..., str], told: Told) -> None:
+        with told:
+            assert killed() == "Uncommitted"
+        assert "1000 goes on" in told
+
+    def test_on_the_worker_and_aborted(self, killed: Callable[..., str], told: Told) -> None:
+        with told:
+            assert killed(abort_on_kill=True) == "Failed"
+        assert "1000 is aborted" in told
+
+    def test_where_the_server_is_down(self, imports: ImportServer, told: Told) -> None:
+        operator = Task().make(wait=False, abort_on_kill=True)
+        operator.on_kill()  # before there is a job
+        operator.execute({"ti": FakeTaskInstance()})
+        imports.server.on(V2_ABORT, Answer(HTML, 503))
+        operator.on_kill()
+        assert "1000 was not aborted" in told
+
+    @pytest.mark.parametrize("abort", [False, True])
+    def test_in_the_triggerer(self, imports: ImportServer, abort: bool, told: Told) -> None:
+        imports.state = "Uncommitted"
+        with pytest.raises(TaskDeferred) as deferred:
+            Task().make(deferrable=True, abort_on_kill=abort).execute({"ti": FakeTaskInstance()})
+        path, kwargs = deferred.value.trigger.serialize()
+        assert ("abort_on_kill" in kwargs) is abort
+        again = ImportProgressTrigger(**json.loads(json.dumps(kwargs)))
+        assert again.serialize() == (path, kwargs)
+        with told:
+            asyncio.run(again.on_kill())
+        assert imports.jobs["1000"]["state"] == ("Failed" if abort else "Uncommitted")
+        if abort:
+            imports.jobs["1000"]["state"] = "Completed"
+            asyncio.run(again.on_kill())
+            assert "was not aborted" in told
+
+    def test_a_deferral_that_times_out(self, imports: ImportServer) -> None:
+        imports.state = "Importing"
+        ti = FakeTaskInstance()
+        ti.xcom_pull = lambda **_: ti.pushed["job_id"]  # type: ignore[attr-defined]
+        with pytest.raises(TaskDeferred) as deferred:
+            Task().make(deferrable=True).execute({"ti": ti})
+        assert deferred.value.timeout <= timedelta(seconds=5)
+        with pytest.raises(AirflowSensorTimeout, match="Import job 1000 was not completed"):
+            Task().make(deferrable=True).resume_execution("__fail__", {"error": "Trigger timeout"}, {"ti": ti})
+
+
+class TestStorage:
+    ACCESS, SECRET, SESSION = "AKIA-access-1", "secret-key-22", "session-token-333"
+
+    @pytest.fixture
+    def storage(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        def set_it(**fields: Any) -> None:
+            monkeypatch.setenv("AIRFLOW_CONN_STORE", json.dumps(fields))
+
+        return set_it
+
+    KEPT: ClassVar = {
+        "aws": {"conn_type": "aws", "login": ACCESS, "password": SECRET, "extra": {"aws_session_token": SESSION}},
+        "aws in extra": {
+            "conn_type": "aws",
+            "extra": {
+                "aws_access_key_id": ACCESS,
+                "aws_secret_access_key": SECRET,
+                "aws_session_token": SESSION,
+                "region_name": "eu",
+            },
+        },
+        "s3": {"conn_type": "s3", "login": ACCESS, "password": SECRET},
+        "generic": {"conn_type": "generic", "host": "minio", "login": ACCESS, "password": SECRET},
+        "gcp": {"conn_type": "google_cloud_platform", "login": ACCESS, "password": SECRET},
+        "gcp in extra": {
+            "conn_type": "google_cloud_platform",
+            "extra": {"hmac_access_id": ACCESS, "hmac_secret": SECRET},
+        },
+        "wasb": {"conn_type": "wasb", "login": ACCESS, "password": SECRET},
+        "wasb host": {
+            "conn_type": "wasb",
+            "host": f"https://{ACCESS.lower()}.blob.core.windows.net",
+            "password": SECRET,
+        },
+        "wasb bare": {"conn_type": "wasb", "host": ACCESS, "password": SECRET},
+    }
+
+    @pytest.mark.parametrize("kept", KEPT)
+    def test_keys(self, imports: ImportServer, storage: Callable[..., None], kept: str) -> None:
+        storage(**self.KEPT[kept])
+        Task()(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store")
+        body = imports.creates[0].json
+        assert (body["accessKey"].lower(), body["secretKey"]) == (self.ACCESS.lower(), self.SECRET)
+        assert body.get("token") == (self.SESSION if "aws" in kept else None)
+
+    @pytest.mark.parametrize(
+        ("fields", "match"),
+        [
+            ({"conn_type": "aws", "extra": {"role_arn": "arn:x"}}, "no access key and secret key.*role"),
+            (
+                {"conn_type": "aws", "login": ACCESS, "password": SECRET, "extra": {"aws_session_token": 5}},
+                "access key",
+            ),
+            ({"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": "{}"}}, "HMAC"),
+            ({"conn_type": "wasb", "login": "account"}, "account's key"),
+            ({"conn_type": "wasb", "password": SECRET}, "storage account's name"),
+            ({"conn_type": "postgres", "login": ACCESS, "password": SECRET}, "'postgres', not one of aws"),
+        ],
+    )
+    def test_no_keys(
+        self, imports: ImportServer, storage: Callable[..., None], fields: dict[str, Any], match: str
+    ) -> None:
+        storage(**fields)
+        with pytest.raises(ImportSettingInvalid, match=match) as caught:
+            Task()(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store")
+        assert self.SECRET not in str(caught.value)
+        assert not imports.server.asked
+
+    def test_no_connection(self, imports: ImportServer) -> None:
+        with pytest.raises(ImportSettingInvalid, match="'nowhere' is not defined"):
+            Task()(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="nowhere")
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_secrets_stay_secret(
+        self,
+        imports: ImportServer,
+        storage: Callable[..., None],
+        deferrable: bool,
+        caplog: pytest.LogCaptureFixture,
+        capfd: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        masked: list[Any] = []
+        monkeypatch.setattr("airflow_provider_importprog.storage.mask_secret", masked.append)
+        storage(**self.KEPT["aws"])
+        imports.state = "Importing"
+        kept = Store()
+        seen: list[str] = []
+
+        def advance(asked: Any) -> Answer:
+            answer = imports._describe(asked)
+            imports.end("Failed")
+            return answer
+
+        imports.server.on(V2_DESCRIBE, advance)
+        task = Task(deferrable, kept)
+        with caplog.at_level(logging.DEBUG), pytest.raises(AirflowException) as caught:
+            task(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store")
+        captured = capfd.readouterr()
+        seen += [str(caught.value), repr(caught.value.__dict__), repr(task.ti.pushed), caplog.text]
+        seen += [captured.out, captured.err, repr(kept.written)]
+        for secret in (self.ACCESS, self.SECRET, self.SESSION, TOKEN_PASSWORD):
+            assert not any(secret in text for text in seen)
+        assert masked == [self.ACCESS, self.SECRET, self.SESSION]
