@@ -111,7 +111,8 @@ class Trace:
 class Submission:
     """Submits what a task wants imported, unless an earlier try of the same task did.
 
-    :param new: what to import; its idempotency key is set.
+    :param new: what to import.
+    :param key: its idempotency key; that of `new` itself plays no part.
     :param store: where traces are kept, or None where Airflow has no such place.
     :param try_number: of the task instance, from 1.
     :param began: when the DAG run began, the first time if it was cleared since; None where that is not known.
@@ -121,6 +122,7 @@ class Submission:
         self,
         server: ImportProgressHook,
         new: NewImportJob,
+        key: str,
         cluster_id: str | None,
         *,
         log: Logger,
@@ -128,8 +130,6 @@ class Submission:
         try_number: int = 1,
         began: datetime | None = None,
     ) -> None:
-        if new.idempotency_key is None:
-            raise ValueError("A submission needs an idempotency key.")
         self._server = server
         self._new = new
         self._cluster_id = cluster_id
@@ -138,7 +138,7 @@ class Submission:
         self._try_number = try_number
         self._began = began
         self._entries = new.files or new.object_urls or new.data_paths or []
-        self._trace = Trace(new.idempotency_key, _digest_of(new, cluster_id))
+        self._trace = Trace(key, _digest_of(new, cluster_id))
 
     def run(self) -> str:
         """Return the id of the one import job, found or submitted.
@@ -179,13 +179,13 @@ class Submission:
             )
         )
         key, failed = self._trace.key, set() if before.job_id is None else {before.job_id}
-        links = 0
+        seen: list[str] = []
         while True:
             job_id, found = self._post(key, before)
             if found is not None:
                 return self._take_over(job_id, found)
             # Without a list, any job of a second try may be an earlier one's: as many as there were tries.
-            old = job_id in failed or (job_id in listed if listed is not None else links < self._try_number - 1)
+            old = job_id in failed or (job_id in listed if listed is not None else len(seen) < self._try_number - 1)
             if not old:
                 self._log.info("Import job %s is submitted.", job_id)
                 self._remember(Trace(before.key, before.request, job_id))
@@ -195,9 +195,10 @@ class Submission:
                 if job is not None and job.files and not self._is_ours(job):
                     raise self._other_files(job_id)
                 return self._take_over(job_id, job)
-            key, links = next_key(key, job_id), links + 1
-            if links > len(failed) + len(listed or ()) + self._try_number:
+            if job_id in seen:
                 raise ImportApiRefused(f"The server answers every idempotency key with failed import job {job_id}.")
+            key = next_key(key, job_id)
+            seen.append(job_id)
             self._log.info("Import job %s has failed: importing anew.", job_id)
 
     def _post(self, key: str, before: Trace) -> tuple[str, ImportJob | None]:

@@ -99,7 +99,7 @@ class CreateImportJobOperator(ImportGateOperator):
         self._check_what_is_known()
 
     def execute(self, context: Context) -> Any:
-        """Submit the job, or find the one of an earlier try, and wait for it unless told not to."""
+        """Submit the job, or find that of an earlier try, and wait for it unless told not to."""
         self._start()
         self.job_id = None
         with self._soft_failing():
@@ -131,9 +131,6 @@ class CreateImportJobOperator(ImportGateOperator):
     def _submission(self, context: Context) -> submission.Submission:
         ti: Any = context["ti"]
         new = submission.new_import_job(**self._fields())
-        if new.idempotency_key is None:
-            own = submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-            new = replace(new, idempotency_key=own)
         if self.storage_conn_id is not None:
             # Imported here, because few imports need it.
             from airflow_provider_importprog.storage import storage_keys
@@ -142,6 +139,7 @@ class CreateImportJobOperator(ImportGateOperator):
         return submission.Submission(
             self._hook,
             new,
+            new.idempotency_key or submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index),
             checks.optional_id(self.cluster_id, "cluster_id"),
             log=self.log,
             store=context.get("task_state_store"),  # Airflow 3.3 and later
@@ -181,7 +179,16 @@ class CreateImportJobOperator(ImportGateOperator):
 
 
 class CommitImportJobOperator(ImportGateOperator):
-    """Commits a two-phase import, and waits until its rows are visible. Milvus 3.0 and later."""
+    """Commits a two-phase import, and waits until its rows are visible. Milvus 3.0 and later.
+
+    A job that is committed already counts as done, so a retry does no harm. It waits as
+    :class:`ImportProgressSensor` does, with its parameters and XComs.
+
+    :param job_id: the import job's id. Templated, as are `cluster_id` and `importprog_conn_id`.
+    :param wait: False to return the job's id at once, which is before its rows are visible.
+
+    :raises ImportApiRefused: the job cannot be committed as it is, or the server is too old.
+    """
 
     template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
     ui_color = "#c9f6d8"
@@ -203,7 +210,16 @@ class CommitImportJobOperator(ImportGateOperator):
 
 
 class AbortImportJobOperator(BaseOperator):
-    """Aborts an import that is not committed, and so drops its rows. Milvus 3.0 and later."""
+    """Aborts an import that is not committed, drops its rows, and returns its id. Milvus 3.0 and later.
+
+    A job that failed or was aborted already counts as done, so a retry does no harm.
+
+    :param job_id: the import job's id. Templated, as are all parameters.
+    :param cluster_id: asked instead of the connection's cluster.
+    :param importprog_conn_id: a connection of type ``importprog``.
+
+    :raises ImportApiRefused: the job cannot be aborted as it is, or the server is too old.
+    """
 
     template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
     ui_color = "#f6d9c9"
@@ -225,13 +241,12 @@ class AbortImportJobOperator(BaseOperator):
         """Abort the job, say what was dropped, and return the job's id."""
         hook = hook_of(self.importprog_conn_id)
         job_id, cluster_id = checks.job_id(self.job_id), checks.optional_id(self.cluster_id, "cluster_id")
-        hook.abort_import_job(job_id, cluster_id)
         try:
-            job = hook.get_import_progress(job_id, cluster_id)
+            was = describe.progress(hook.get_import_progress(job_id, cluster_id), None)
         except ImportProgressException:
-            self.log.info("Import job %s is aborted.", job_id)
-        else:
-            self.log.info("Import job %s is aborted, its rows are dropped: %s.", job_id, describe.progress(job, None))
+            was = "in a state that is not known"
+        hook.abort_import_job(job_id, cluster_id)
+        self.log.info("Import job %s is aborted, and its rows are dropped. It was %s.", job_id, was)
         return job_id
 
 

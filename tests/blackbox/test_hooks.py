@@ -13,7 +13,12 @@ from urllib.parse import quote
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException
 
-from airflow_provider_importprog.exceptions import ImportApiUnauthorized, ImportApiUnreachable, ImportJobUnknown
+from airflow_provider_importprog.exceptions import (
+    ImportApiUnauthorized,
+    ImportApiUnreachable,
+    ImportJobUnknown,
+    ImportSettingInvalid,
+)
 from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook, ImportProgressHook
 from tests.blackbox.driver import TOKEN_LOGIN, TOKEN_PASSWORD, Call, Connect
 from tests.blackbox.server import (
@@ -365,6 +370,56 @@ def test_create(server: ScriptedServer, connect: Connect, call: Call) -> None:
     assert (body["collectionName"], body["options"], body["dbName"]) == ("books", {"auto_commit": "false"}, "shop")
     with pytest.raises((AirflowException, ValueError)):
         call("create_import_job", "books", files=[["a"]], options={"auto_commit": False})
+
+
+@pytest.mark.parametrize(("version", "sent"), [("v1", None), ("v2", "key 1")])
+def test_idempotency_key(server: ScriptedServer, connect: Connect, call: Call, version: str, sent: str | None) -> None:
+    connect({"api_version": version})
+    for path in (V1_CREATE, V2_CREATE):
+        server.on(path, Answer({"code": 0, "data": {"jobId": JOB}}))
+    call("create_import_job", "books", object_urls=["s3://b/1.parquet"], idempotency_key="key 1")
+    (asked,) = server.asked
+    assert asked.header("Idempotency-Key") == sent
+    for wrong in ("", "x" * 257, "a\r\nX: 1", "\x7f", "é", 7):
+        with pytest.raises(ImportSettingInvalid, match="idempotency_key"):
+            call("create_import_job", "books", object_urls=["s3://b/1.parquet"], idempotency_key=wrong)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "in_doubt"),
+    [
+        (Answer(HTML, 502), True),
+        (Answer(HTML, 504), True),
+        (Answer(HTML, 500), True),
+        (Answer(HTML, 503), False),
+        (Answer(HTML, 429), False),
+        (Answer(HTML, 302), False),
+        (Answer(HTML, 404), False),
+        (Answer(HTML), True),
+        (Answer(how="close"), True),
+        (Answer(how="reset"), True),
+        (Answer({"code": 0}, how="hang"), True),
+        (Answer({"code": 0, "data": {"jobId": JOB}}, how="cut"), True),
+        (Answer(b"\0\1\2 no http", how="garbage"), True),
+    ],
+)
+def test_whether_it_may_have_been_done(
+    server: ScriptedServer, connect: Connect, call: Call, answer: Answer, in_doubt: bool
+) -> None:
+    connect({"api_version": "v2", "timeout": 0.3})
+    server.on(V2_CREATE, answer)
+    with pytest.raises(ImportApiUnreachable) as caught:
+        call("create_import_job", "books", files=["a"])
+    assert caught.value.in_doubt is in_doubt
+
+
+@pytest.mark.parametrize("host", [None, "http://no-such-host.invalid"])
+def test_what_was_never_sent_is_not_in_doubt(connect: Connect, call: Call, host: str | None) -> None:
+    connect(host=host or dead_url())
+    with pytest.raises(ImportApiUnreachable) as caught:
+        call("create_import_job", "books", files=["a"])
+    assert not caught.value.in_doubt
 
 
 def _record(number: int) -> dict[str, Any]:

@@ -183,14 +183,18 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 class TestWhatImportingCosts:
-    @pytest.mark.parametrize("module", ["sensors.import_progress", "triggers.import_progress"])
-    def test_a_sensor_or_a_trigger_loads_no_http_client(self, module: str, of_airflow: set[str]) -> None:
+    @pytest.mark.parametrize("module", ["operators.import_job", "sensors.import_progress", "triggers.import_progress"])
+    def test_what_a_dag_file_imports_loads_no_http_client(self, module: str, of_airflow: set[str]) -> None:
         loaded = modules_after(f"import airflow_provider_importprog.{module}")
         assert f"airflow_provider_importprog.{module}" in loaded
         added = {name.partition(".")[0] for name in loaded - of_airflow}
         assert not added & HEAVY
         assert added - set(sys.stdlib_module_names) <= {"airflow", "airflow_provider_importprog", "dateutil", "six"}
         assert not {name for name in loaded if name.startswith("airflow_provider_importprog.emulator")}
+
+    def test_the_keys_of_a_storage_are_read_only_where_there_are_some(self) -> None:
+        loaded = modules_after("import airflow_provider_importprog.operators.import_job")
+        assert "airflow_provider_importprog.storage" not in loaded
 
     def test_the_wire_needs_neither_airflow_nor_an_http_client(self) -> None:
         loaded = modules_after(
