@@ -173,11 +173,9 @@ class Submission:
         """Submit, under the first key of the chain whose job has not failed."""
         listed = self._snapshot()
         before = self._trace
-        self._remember(
-            replace(
-                before, submitting=True, known_before=listed if before.known_before is None else before.known_before
-            )
-        )
+        # What an earlier try saw goes on to count: its request may still arrive.
+        known_before = listed if before.known_before is None else before.known_before
+        self._remember(replace(before, submitting=True, known_before=known_before))
         key, failed = self._trace.key, set() if before.job_id is None else {before.job_id}
         seen: list[str] = []
         while True:
@@ -223,12 +221,14 @@ class Submission:
         except ImportProgressException as error:
             raise ImportApiUnreachable(
                 f"{lost} The import job may have been submitted all the same: the next try of this task looks for it "
-                f"before it submits one. Now it could not be looked for: {error}"
+                f"before it submits one. Now it could not be looked for: {error}",
+                in_doubt=True,
             ) from None
         if found is None:
             raise ImportApiUnreachable(
                 f"{lost} No new import job with these files has been seen since, which is not to say that none "
-                "comes: the next try of this task looks again before it submits one."
+                "comes: the next try of this task looks again before it submits one.",
+                in_doubt=True,
             )
         return found.job_id, found
 

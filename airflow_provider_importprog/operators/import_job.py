@@ -95,7 +95,6 @@ class CreateImportJobOperator(ImportGateOperator):
         self.idempotency_key = idempotency_key
         self.wait = checks.flag(wait, "wait")
         self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
-
         self._check_what_is_known()
 
     def execute(self, context: Context) -> Any:

@@ -15,6 +15,7 @@ from airflow_provider_importprog.exceptions import (
     ImportApiUnreachable,
     ImportConnectionNotFound,
     ImportFilesFailed,
+    ImportJobAmbiguous,
     ImportJobFailed,
     ImportJobUnknown,
     ImportProgressException,
@@ -22,7 +23,7 @@ from airflow_provider_importprog.exceptions import (
     from_api_error,
 )
 
-FINAL = [ImportJobFailed, ImportFilesFailed, ImportJobUnknown]
+FINAL = [ImportJobFailed, ImportFilesFailed, ImportJobUnknown, ImportJobAmbiguous]
 RETRIED = [
     ImportApiUnauthorized,
     ImportApiUnreachable,
