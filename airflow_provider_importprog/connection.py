@@ -128,6 +128,17 @@ class ImportConnection:
             context.load_cert_chain(cert, key, password="")
         return context
 
+    def check_two_phase(self) -> None:
+        """Refuse to look for an import that awaits its commit where that cannot be seen.
+
+        :raises ImportSettingInvalid: the connection speaks v1.
+        """
+        if self.api_version == "v1":
+            raise ImportSettingInvalid(
+                f"Connection {self.conn_id!r} speaks v1, which does not show that an import job is uncommitted: set "
+                "'api_version' in its extra to v2, or wait for completed."
+            )
+
     def redact_id(self, words: str) -> str:
         """Return what a server said with the token blotted out, should it have echoed it."""
         return _blot(words, self._token_forms)

@@ -54,6 +54,11 @@ class Terms:
     outage_tolerance: float = 900.0
     unknown_job_grace: float = 60.0
 
+    @property
+    def two_phase(self) -> bool:
+        """Whether it matters that an import awaits its commit."""
+        return self.wait_for == "uncommitted"
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -152,7 +152,7 @@ class AsyncClient:
 
         self.api = ImportApi(settings.address, settings.api_version, settings.redact, settings.redact_job)
         self._settings = settings
-        self._lists: dict[str | None, SharedList] = {}  # by cluster; None for the connection's own
+        self._lists: dict[tuple[str | None, bool], SharedList] = {}
         self._users = 0
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
@@ -182,20 +182,22 @@ class AsyncClient:
                 await client._close()
 
     @contextmanager
-    def watch(self, job_id: str, cluster_id: str | None, interval: float) -> Iterator[Watch]:
+    def watch(self, job_id: str, cluster_id: str | None, interval: float, two_phase: bool) -> Iterator[Watch]:
         """Look at an import job every so often, along with all others that look at the same place.
 
         :param interval: seconds between two looks.
+        :param two_phase: look in a dialect that shows whether the job awaits its commit.
         """
+        two_phase = two_phase and not self.api.settled  # else it makes no difference, and all share one list
 
         async def ask_for_list(max_pages: int) -> tuple[list[ImportJob], bool]:
-            jobs = await self.carry(lambda api: api.list_import_jobs(None, cluster_id, max_pages))
-            return jobs, self.api.list_shows_progress
+            jobs = await self.carry(lambda api: api.list_import_jobs(None, cluster_id, max_pages, two_phase))
+            return jobs, self.api.list_shows_progress(two_phase)
 
         async def ask_for_job(brief: Brief) -> ImportJob:
-            return await self.carry(lambda api: api.get_import_progress(job_id, cluster_id, brief))
+            return await self.carry(lambda api: api.get_import_progress(job_id, cluster_id, brief, two_phase))
 
-        shared = self._lists.setdefault(cluster_id, SharedList(ask_for_list))
+        shared = self._lists.setdefault((cluster_id, two_phase), SharedList(ask_for_list))
         with Watch(shared, job_id, interval, ask_for_job) as watch:
             yield watch
 

@@ -4,7 +4,7 @@
                           ↘ drop → reject (the run then ends failed, so that a person looks)
 
 `write` is a two-phase import: its rows are invisible until `publish` commits them. Needs Milvus 3.0 or later, a
-connection ``importprog_default`` of type "Milvus / Zilliz Cloud import" whose api_version is v2, and a collection.
+connection ``importprog_default`` of type "Milvus / Zilliz Cloud import", and a collection.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ class Dialect(Protocol):
     """What a dialect's module offers: a request for each call, and a parser for its good answers."""
 
     NAME: str
+    #: Whether it shows that an import awaits its commit.
+    TWO_PHASE: bool
 
     def progress_request(self, address: Address, job_id: str) -> Request: ...
     def parse_progress(self, data: Any, job_id: str, brief: Brief | None = None) -> ImportJob: ...
@@ -135,11 +137,12 @@ class ImportApi:
         self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
 
     def get_import_progress(
-        self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None
+        self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None, two_phase: bool = False
     ) -> Call[ImportJob]:
         """Ask how far an import job is.
 
         :param brief: says of the job whether its files may be left out; None for never.
+        :param two_phase: ask only in a dialect that shows whether the job awaits its commit.
         :raises JobUnknown: the server has no record of it.
         :raises ImportApiError: any other answer that is not a good one.
         """
@@ -149,15 +152,20 @@ class ImportApi:
             request = dialect.progress_request(address, job_id)
             return self._redact_job(dialect.parse_progress(read(request, (yield request), self._redact), job_id, brief))
 
-        return (yield from self._speak(ask))
+        return (yield from self._speak(ask, two_phase))
 
     def list_import_jobs(
-        self, collection_name: str | None = None, cluster_id: str | None = None, max_pages: int | None = None
+        self,
+        collection_name: str | None = None,
+        cluster_id: str | None = None,
+        max_pages: int | None = None,
+        two_phase: bool = False,
     ) -> Call[list[ImportJob]]:
         """Ask for every import job of a cluster, page by page; the jobs come without their files.
 
         :param collection_name: only this collection's jobs.
         :param max_pages: stop after so many pages of 100 jobs, though there are more; None asks for all.
+        :param two_phase: ask only in a dialect that shows which jobs await their commit.
         """
         address = self._at(cluster_id)
 
@@ -177,7 +185,7 @@ class ImportApi:
                 page += 1
             return [self._redact_job(job) for job in jobs.values() if collection_name in (None, job.collection_name)]
 
-        return (yield from self._speak(ask))
+        return (yield from self._speak(ask, two_phase))
 
     def create_import_job(self, new: NewImportJob, cluster_id: str | None = None) -> Call[str]:
         """Submit an import job and return its id."""
@@ -198,9 +206,13 @@ class ImportApi:
         return (yield from self._end(_ABORT, job_id, cluster_id))
 
     @property
-    def list_shows_progress(self) -> bool:
+    def settled(self) -> bool:
+        """Whether there is one dialect left to speak."""
+        return len(self._dialects) == 1
+
+    def list_shows_progress(self, two_phase: bool) -> bool:
         """Whether a job's percentage in a list means something, in the dialect that is spoken now."""
-        return self._dialects[0] is not v1
+        return self._dialects[0] is not v1 or (two_phase and not self.settled)
 
     def probe(self) -> Call[dict[str, ImportApiError | None]]:
         """Ask each dialect for its list, one job long.
@@ -258,10 +270,12 @@ class ImportApi:
     def _at(self, cluster_id: str | None) -> Address:
         return replace(self._address, cluster_id=cluster_id) if cluster_id else self._address
 
-    def _speak(self, ask: Callable[[Dialect], Call[T]]) -> Call[T]:
+    def _speak(self, ask: Callable[[Dialect], Call[T]], two_phase: bool = False) -> Call[T]:
         """Ask in each dialect until one is served, and stay with that one."""
         passed: list[ImportApiError] = []
         for dialect in self._dialects:
+            if two_phase and not dialect.TWO_PHASE:
+                continue
             try:
                 answer = yield from ask(dialect)
             except (DialectNotServed, Unsupported) as error:

@@ -17,6 +17,7 @@ from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, 
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
 
 NAME = "v1"
+TWO_PHASE = False
 
 _ROOT = "/v1/vector/collections/import"
 _LIST_STATES = {

@@ -16,6 +16,7 @@ from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, 
 from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
 
 NAME = "v2"
+TWO_PHASE = True
 
 _ROOT = "/v2/vectordb/jobs/import"
 # A state that is not listed here means that the import goes on.

@@ -82,16 +82,22 @@ class ImportProgressHook(BaseHook):
 
         return {name: widget(field) for name, field in _connection_type()["conn-fields"].items()}
 
-    def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
+    def get_import_progress(
+        self, job_id: str | int, cluster_id: str | None = None, *, two_phase: bool = False
+    ) -> ImportJob:
         """Ask how far an import job is, with the details of each file.
 
         :param cluster_id: asked instead of the connection's cluster.
+        :param two_phase: ask in v2 alone, where the server serves v1 too: v1 shows an import that awaits its commit
+            as one that goes on.
         :raises ImportJobUnknown: the server has no record of the job.
         :raises ImportApiUnauthorized: the token is not accepted, or not for this.
         :raises ImportApiUnreachable: no good answer came.
         :raises ImportApiRefused: the API refused in its own words.
         """
-        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        if two_phase:
+            self._settings.check_two_phase()
+        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id, two_phase=two_phase))
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
@@ -219,18 +225,30 @@ class ImportProgressAsyncHook(BaseHook):
         await self._entered.aclose()
 
     @asynccontextmanager
-    async def watch(self, job_id: str, cluster_id: str | None, interval: float) -> AsyncIterator[Watch]:
+    async def watch(
+        self, job_id: str, cluster_id: str | None, interval: float, *, two_phase: bool = False
+    ) -> AsyncIterator[Watch]:
         """Look at an import job every so often, along with all others that look at the same place.
 
         :param interval: seconds between two looks.
+        :param two_phase: as for :meth:`get_import_progress`.
         """
-        async with AsyncClient.shared(await self._settings()) as client:
-            with client.watch(job_id, cluster_id, interval) as watch:
+        settings = await self._settings()
+        if two_phase:
+            settings.check_two_phase()
+        async with AsyncClient.shared(settings) as client:
+            with client.watch(job_id, cluster_id, interval, two_phase) as watch:
                 yield watch
 
-    async def get_import_progress(self, job_id: str | int, cluster_id: str | None = None) -> ImportJob:
+    async def get_import_progress(
+        self, job_id: str | int, cluster_id: str | None = None, *, two_phase: bool = False
+    ) -> ImportJob:
         """See :meth:`ImportProgressHook.get_import_progress`."""
-        return await self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id))
+        if two_phase:
+            (await self._settings()).check_two_phase()
+        return await self._carry(
+            lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id, two_phase=two_phase)
+        )
 
     async def list_import_jobs(
         self, collection_name: str | None = None, cluster_id: str | None = None

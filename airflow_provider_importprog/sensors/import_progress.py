@@ -201,7 +201,8 @@ class ImportGateOperator(BaseSensorOperator):
         :param after: what the trigger decided a moment ago, if it did.
         """
         try:
-            job = self._hook.get_import_progress(gate.job_id, checks.optional_id(self.cluster_id, "cluster_id"))
+            cluster_id = checks.optional_id(self.cluster_id, "cluster_id")
+            job = self._hook.get_import_progress(gate.job_id, cluster_id, two_phase=gate.terms.two_phase)
         except ImportSettingInvalid:
             raise
         except ImportProgressException as error:

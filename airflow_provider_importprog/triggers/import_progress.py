@@ -114,7 +114,8 @@ class ImportProgressTrigger(BaseTrigger):
         from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
 
         hook = ImportProgressAsyncHook(self.importprog_conn_id)
-        async with hook.watch(self.job_id, self.cluster_id, self.terms.poke_interval) as watch:
+        interval, two_phase = self.terms.poke_interval, self.terms.two_phase
+        async with hook.watch(self.job_id, self.cluster_id, interval, two_phase=two_phase) as watch:
             while True:
                 try:
                     job = await watch.look(gate.waits_for)

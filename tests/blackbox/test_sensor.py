@@ -24,11 +24,12 @@ from airflow_provider_importprog.exceptions import (
     ImportFilesFailed,
     ImportJobFailed,
     ImportJobUnknown,
+    ImportSettingInvalid,
 )
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.blackbox.driver import TOKEN_PASSWORD, Connect, Gate, fire
-from tests.blackbox.server import JOB, Answer, ScriptedServer, unknown_job, v1_file, v1_job, v2_file, v2_job
+from tests.blackbox.server import JOB, V1_GET, Answer, ScriptedServer, unknown_job, v1_file, v1_job, v2_file, v2_job
 
 HTML = b"<html><body>Bad Gateway</body></html>"
 
@@ -483,3 +484,21 @@ def test_secrets_stay_secret(server: ScriptedServer, gate: Gate, caplog: pytest.
     seen = [str(caught.value), repr(caught.value), repr(caught.value.job), repr(gate.ti.pushed), caplog.text]
     seen += [captured.out, captured.err, repr(gate.events), repr([d.trigger.serialize() for d in gate.deferred])]
     assert not any(TOKEN_PASSWORD in text for text in seen)
+
+
+class TestBothDialects:
+    """A server that serves v1 too, which cannot show that an import awaits its commit."""
+
+    def test_a_gate_that_waits_for_uncommitted_asks_v2(self, gate: Gate, server: ScriptedServer) -> None:
+        server.v1(v1_job()).v2(v2_job("Importing"), v2_job("Uncommitted", 99))
+        assert gate.run(wait_for="uncommitted")[0]["file_name"] == "[a.parquet]"
+        assert server.to(V1_GET) == []
+
+    def test_a_connection_that_speaks_v1_alone_is_refused(
+        self, gate: Gate, server: ScriptedServer, connect: Connect
+    ) -> None:
+        connect({"api_version": "v1"})
+        server.v1(v1_job()).v2(v2_job("Uncommitted", 99))
+        with pytest.raises(ImportSettingInvalid, match="speaks v1, which does not show that an import job is uncommit"):
+            gate.run(wait_for="uncommitted")
+        assert server.asked == []
