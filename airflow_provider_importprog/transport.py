@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -38,6 +38,7 @@ from airflow_provider_importprog.sharing import SharedList, Watch
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self
+    from yarl import URL
 
 T = TypeVar("T")
 
@@ -229,7 +230,6 @@ class AsyncClient:
         """
         # aiohttp takes 90 ms to import, which no DAG file should pay.
         import aiohttp
-        from yarl import URL
 
         try:
             session = self._session or await self._open()
@@ -237,7 +237,7 @@ class AsyncClient:
                 await self._turn()
                 async with session.request(
                     request.method,
-                    URL(self._settings.base_url + request.target, encoded=True),
+                    _url(self._settings.base_url + request.target),
                     data=request.body or None,
                     headers=request.headers or None,
                     allow_redirects=False,
@@ -361,6 +361,14 @@ def _cut_off(response: requests.Response, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+# The requests of v2 go to the same few addresses, and what aiohttp asks of a URL is worked out once for each object.
+@lru_cache(maxsize=64)
+def _url(address: str) -> URL:
+    from yarl import URL
+
+    return URL(address, encoded=True)
 
 
 def _headers() -> dict[str, str]:
