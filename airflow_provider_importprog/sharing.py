@@ -38,7 +38,7 @@ _FIRST_REST = 2
 _LONGEST_REST = 64
 # A list that does not show a job which the server knows will not be worth asking.
 _MOST_MISSED = 2
-_SPREAD = 1.05
+_SPREAD = 1.1
 
 _ENDED = frozenset({ImportState.COMPLETED, ImportState.FAILED})
 

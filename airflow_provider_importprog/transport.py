@@ -47,7 +47,7 @@ _CONNECTIONS = 32
 # Requests are this much further apart than the rate asks for: on their way some are held up, and those behind them
 # are not, and no second of the server's may see more than the rate.
 _SPACING = 1.05
-_LARGE = 128 * 1024  # bytes of an answer, some 700 files
+_LARGE = 64 * 1024  # bytes of an answer, some 350 files
 # Seconds.
 _PAUSE = 1.0  # after a 429 that does not say for how long
 _LONGEST_PAUSE = 300.0  # that one answer can make all others wait
