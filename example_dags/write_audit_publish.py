@@ -24,6 +24,7 @@ from airflow_provider_importprog.operators.import_job import (
 @dag(
     schedule=None,
     catchup=False,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     params={
         "collection": Param("articles", type="string", description="Collection to import into"),
         "manifest": Param({"articles/1.json": 2000}, type="object", description="Rows that each file should bring"),
@@ -59,13 +60,11 @@ def write_audit_publish() -> None:
         auto_commit=False,
         wait_for="uncommitted",
         deferrable=True,
-        poke_interval=2,
-        retries=2,
-        retry_delay=timedelta(seconds=10),
+        poke_interval=5,
     )
     job_id = write.output["job_id"]
-    publish = CommitImportJobOperator(task_id="publish", job_id=job_id, deferrable=True, poke_interval=2, retries=2)
-    drop = AbortImportJobOperator(task_id="drop", job_id=job_id, retries=2)
+    publish = CommitImportJobOperator(task_id="publish", job_id=job_id, deferrable=True, poke_interval=5)
+    drop = AbortImportJobOperator(task_id="drop", job_id=job_id)
 
     audit(write.output) >> [publish, drop]  # type: ignore[arg-type]  # an XComArg, a list when the task runs
     drop >> reject()

@@ -34,6 +34,7 @@ class Emulator:
     :param token: what clients must send as a bearer token; None lets everyone in.
     :param port: 0 takes a free port; see `url`.
     :param dialects: ``("v2",)`` or ``("v1",)`` emulates a server that does not know the other.
+    :param idempotency: False ignores the header ``Idempotency-Key``, as Milvus before 2.6.24 and 3.0.2.
     :param duration: simulated: seconds that a job takes.
     :param fail_files: simulated: file name pattern (as in `fnmatch`) to the reason such a file fails with.
     :param partial_success: simulated: a failing file leaves its job to complete, as on Zilliz Cloud; otherwise
@@ -52,6 +53,7 @@ class Emulator:
         host: str = "127.0.0.1",
         port: int = 0,
         dialects: Collection[str] = ("v1", "v2"),
+        idempotency: bool = True,
         duration: float = 10.0,
         fail_files: Mapping[str, str] | None = None,
         partial_success: bool = False,
@@ -64,6 +66,7 @@ class Emulator:
         self._port = port
         self._token = token
         self._dialects = dialects
+        self._idempotency = idempotency
         self._faults = Faults(clock)
         self._backend: Backend
         if backend == "simulated":
@@ -127,7 +130,8 @@ class Emulator:
     def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
         """Be out of order for so many seconds.
 
-        :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up.
+        :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up; ``silent``
+            creates, commits and aborts, and answers only when the outage is over; questions it answers as ever.
         """
         self._faults.outage(seconds, kind)
 
@@ -164,7 +168,7 @@ class Emulator:
 
         from airflow_provider_importprog.emulator.server import Server
 
-        app = Server(self._backend, self._faults, self._token, self._dialects).app()
+        app = Server(self._backend, self._faults, self._token, self._dialects, self._idempotency).app()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
@@ -172,6 +176,11 @@ class Emulator:
     async def _end_serving(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+        # Answers that are withheld from clients who have gone: the runner has lost sight of them.
+        withheld = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in withheld:
+            task.cancel()
+        await asyncio.gather(*withheld, return_exceptions=True)
         await loop.shutdown_default_executor()
 
     def _end_loop(self) -> None:

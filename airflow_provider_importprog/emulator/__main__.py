@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=textwrap.dedent(
             """\
             While it runs, POST a JSON object to
-              /emulator/outage      {"seconds": 30, "kind": "unavailable" | "html" | "drop"}
+              /emulator/outage      {"seconds": 30, "kind": "unavailable" | "html" | "drop" | "silent"}
               /emulator/rate_limit  {"seconds": 30} or {"requests": 5}, "retryAfter": 1
               /emulator/restore     {} ends outage and rate limit
               /emulator/forget      {"jobId": "..."} drops a job's record
@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
         "--dialect",
         choices=("v1", "v2"),
         help="serve only this dialect and answer 404 to the other (default: both)",
+    )
+    parser.add_argument(
+        "--no-idempotency",
+        dest="idempotency",
+        action="store_false",
+        help="ignore the header Idempotency-Key, as Milvus before 2.6.24 and 3.0.2",
     )
     milvus = parser.add_argument_group("milvus backend")
     milvus.add_argument("--data-dir", help="keep Milvus's data here (default: a temporary directory)")
@@ -110,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             host=options.host,
             port=options.port,
             dialects=(options.dialect,) if options.dialect else ("v1", "v2"),
+            idempotency=options.idempotency,
             duration=options.duration,
             fail_files=fail_files,
             partial_success=options.partial_success,

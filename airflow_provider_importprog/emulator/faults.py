@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-OutageKind = Literal["unavailable", "html", "drop"]
-"""An outage answers 503 with a JSON error, 502 with a proxy's HTML page, or drops the connection."""
+OutageKind = Literal["unavailable", "html", "drop", "silent"]
+"""An outage answers 503 with a JSON error, 502 with a proxy's HTML page, or drops the connection. Or it
+creates, commits and aborts what it is asked to, and answers only when it is over; questions it answers as ever."""
 
 OUTAGE_KINDS: tuple[str, ...] = get_args(OutageKind)
 

@@ -23,6 +23,13 @@ from airflow_provider_importprog.emulator.faults import Faults
 
 DIALECTS = ("v1", "v2")
 CONTROL = "/emulator"
+V1, V2 = "/v1/vector/collections/import", "/v2/vectordb/jobs/import"
+CHANGES = (V1, f"{V2}/create", f"{V2}/commit", f"{V2}/abort")
+"""Where a request changes something."""
+
+LONGEST_KEY = 256
+"""Bytes of an `Idempotency-Key`."""
+SILENCE_POLL_SECONDS = 0.05
 
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 V1_STATES = {api.COMPLETED: "ImportCompleted", api.FAILED: "ImportFailed"}
@@ -35,32 +42,39 @@ class Server:
 
     :param token: what clients must send as ``Authorization: Bearer <token>``; None lets everyone in.
     :param dialects: which of `DIALECTS` to serve; the other answers 404 as plain text, as an unknown route.
+    :param idempotency: False ignores the header `Idempotency-Key`, as Milvus before 2.6.24 and 3.0.2.
     """
 
     def __init__(
-        self, backend: Backend, faults: Faults, token: str | None = None, dialects: Collection[str] = DIALECTS
+        self,
+        backend: Backend,
+        faults: Faults,
+        token: str | None = None,
+        dialects: Collection[str] = DIALECTS,
+        idempotency: bool = True,
     ) -> None:
         self._backend = backend
         self._faults = faults
         self._token = token
         self._dialects = tuple(dialects)
-        self._jobs_by_key: dict[tuple[str, str], str] = {}
+        self._idempotency = idempotency
+        self._jobs_by_key: dict[tuple[str, str, str], str] = {}
+        self._create_requests = 0
         self._creating = asyncio.Lock()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._trouble, self._answer])
-        v1, v2 = "/v1/vector/collections/import", "/v2/vectordb/jobs/import"
         if "v1" in self._dialects:
-            app.router.add_get(f"{v1}/get", self._v1_get)
-            app.router.add_get(f"{v1}/list", self._v1_list)
-            app.router.add_post(v1, self._v1_create)
+            app.router.add_get(f"{V1}/get", self._v1_get)
+            app.router.add_get(f"{V1}/list", self._v1_list)
+            app.router.add_post(V1, self._v1_create)
         if "v2" in self._dialects:
             for name in ("describe", "get_progress", "getProgress"):
-                app.router.add_post(f"{v2}/{name}", self._v2_describe)
-            app.router.add_post(f"{v2}/list", self._v2_list)
-            app.router.add_post(f"{v2}/create", self._v2_create)
-            app.router.add_post(f"{v2}/commit", self._v2_commit)
-            app.router.add_post(f"{v2}/abort", self._v2_abort)
+                app.router.add_post(f"{V2}/{name}", self._v2_describe)
+            app.router.add_post(f"{V2}/list", self._v2_list)
+            app.router.add_post(f"{V2}/create", self._v2_create)
+            app.router.add_post(f"{V2}/commit", self._v2_commit)
+            app.router.add_post(f"{V2}/abort", self._v2_abort)
         app.router.add_get(CONTROL, self._control_show)
         app.router.add_post(f"{CONTROL}/outage", self._control_outage)
         app.router.add_post(f"{CONTROL}/rate_limit", self._control_rate_limit)
@@ -88,7 +102,11 @@ class Server:
             refused = error(api.RATE_LIMITED, "request is rejected by limiter", status=429)
             refused.headers["Retry-After"] = str(retry_after)
             return refused
-        return await handler(request)
+        answer = await handler(request)
+        if request.path in CHANGES:
+            while self._faults.next_outage() == "silent":  # noqa: ASYNC110 (a test's clock wakes nobody)
+                await asyncio.sleep(SILENCE_POLL_SECONDS)
+        return answer
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -131,6 +149,7 @@ class Server:
         body = await json_object(request)
         if not body.get("objectUrl"):
             raise missing("objectUrl")
+        # Only v2 documents the header.
         return v1_answer({"jobId": await self._create(request, body)})
 
     # v2: as Milvus answers it
@@ -145,7 +164,8 @@ class Server:
         return v2_answer({"records": [v2_record(job) for job in jobs]})
 
     async def _v2_create(self, request: web.Request) -> web.Response:
-        return v2_answer({"jobId": await self._create(request, await json_object(request))})
+        body = await json_object(request)
+        return v2_answer({"jobId": await self._create(request, body, self._idempotency_key(request))})
 
     async def _v2_commit(self, request: web.Request) -> web.Response:
         job_id = text(await json_object(request), "jobId", required=True)
@@ -157,7 +177,14 @@ class Server:
         await asyncio.to_thread(self._backend.abort, job_id)
         return v2_answer({})
 
-    async def _create(self, request: web.Request, body: dict[str, Any]) -> str:
+    def _idempotency_key(self, request: web.Request) -> str:
+        """Read the key of a create request, in Milvus's own terms; empty where there is none that counts."""
+        key = request.headers.get("Idempotency-Key", "") if self._idempotency else ""
+        if len(key) > LONGEST_KEY or not (key.isascii() and key.isprintable()):
+            raise wrong("Idempotency-Key", f"printable ASCII, at most {LONGEST_KEY} bytes")
+        return key
+
+    async def _create(self, request: web.Request, body: dict[str, Any], key: str = "") -> str:
         wanted = ImportRequest(
             collection_name=text(body, "collectionName", required=True),
             entries=entries_of(body),
@@ -165,11 +192,12 @@ class Server:
             db_name=text(body, "dbName") or request.headers.get("DB-Name", ""),
             options=options_of(body),
         )
-        key = request.headers.get("Idempotency-Key")
-        if key is None:
+        self._create_requests += 1
+        if not key:
             return await asyncio.to_thread(self._backend.create, wanted)
         async with self._creating:  # a repeat may come while the first is still under way
-            scoped = wanted.collection_name, key
+            # Whatever the files: Milvus does not compare the two requests.
+            scoped = wanted.db_name, wanted.collection_name, key
             if scoped not in self._jobs_by_key:
                 self._jobs_by_key[scoped] = await asyncio.to_thread(self._backend.create, wanted)
             return self._jobs_by_key[scoped]
@@ -182,7 +210,9 @@ class Server:
             {
                 "backend": self._backend.name,
                 "dialects": list(self._dialects),
+                "idempotency": self._idempotency,
                 **self._backend.describe(),
+                "createRequests": self._create_requests,
                 "jobs": [v2_record(job) for job in jobs],
             }
         )

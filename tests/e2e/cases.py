@@ -69,3 +69,6 @@ class Case:
 
 
 CASES = [Case(*each) for each in product(MODES, ENDINGS, (False, True))]
+
+# Who waits for a job that `creating` submits: the task on its worker, the task in the triggerer, or a gate after it.
+CREATING = ("worker", "deferrable", "gate")

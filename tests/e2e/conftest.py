@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.e2e.harness import Postgres
+from tests.e2e.rig import AIRFLOW_2, Rig, running
 
 SLOW = "e2e_slow"
 
@@ -20,3 +25,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker(SLOW)]
+
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """An Airflow as a newcomer runs it, for every module that brings none of its own; on SQLite where that will do."""
+    with running(tmp_path_factory.mktemp("airflow") / "airflow", Postgres() if AIRFLOW_2 else None) as rig:
+        yield rig
+        rig.airflow.stop()
+        assert rig.airflow.processes() == []

@@ -536,6 +536,8 @@ class Airflow:
 
 def _decoded(value: Any) -> Any:
     """Undo the column's JSON and Airflow's JSON in it."""
+    if isinstance(value, (bytes, memoryview)):  # Airflow 2's
+        return json.loads(bytes(value))
     # A pushed string is a JSON string in a JSON string; anything else is decoded once more than a string.
     if isinstance(value, str):
         value = json.loads(value)

@@ -8,13 +8,16 @@ import secrets
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_importprog.emulator import Emulator
+from tests.e2e.airflow2 import Airflow2
 from tests.e2e.harness import Airflow, Postgres, Sqlite, wait_until
 from tests.e2e.wire import Wire
 
+AIRFLOW_2 = version("apache-airflow").startswith("2.")
 LOGIN = "root"
 BROKEN = "the file is broken: 白 & 'quoted'"
 
@@ -75,7 +78,7 @@ def running(home: Path, database: Sqlite | Postgres | None = None, **settings: s
     password = f"s3cret-{secrets.token_hex(16)}"
     token = f"{LOGIN}:{password}"
     with (
-        Airflow(home, database, settings=settings) as airflow,
+        (Airflow2 if AIRFLOW_2 else Airflow)(home, database, settings=settings) as airflow,
         Emulator(token=token, duration=1, partial_success=True, fail_files={"*broken*": BROKEN}) as emulator,
         Wire(emulator.url) as wire,
     ):

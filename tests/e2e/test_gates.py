@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from tests.e2e.cases import CASES, MODES, Case
 from tests.e2e.harness import TaskInstance, wait_until
-from tests.e2e.rig import BROKEN, Rig, running
+from tests.e2e.rig import BROKEN, Rig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("airflow")]
 
@@ -27,14 +26,6 @@ FILE_TYPES = {
     "complete_time": "str",
     "error_message": "NoneType",
 }
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with running(tmp_path_factory.mktemp("gates") / "airflow") as rig:
-        yield rig
-        rig.airflow.stop()
-        assert rig.airflow.processes() == []
 
 
 # Each mode, each ending, soft_fail off and on

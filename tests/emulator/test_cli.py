@@ -15,7 +15,7 @@ from tests.emulator.client import V1, get
 
 def test_it_serves_until_it_is_told_to_end() -> None:
     command = [sys.executable, "-m", "airflow_provider_importprog.emulator", "--port", "0"]
-    command += ["--backend", "simulated", "--fail-file", "*bad*=broken=yes"]
+    command += ["--backend", "simulated", "--fail-file", "*bad*=broken=yes", "--no-idempotency"]
     environment = {**os.environ, "IMPORTPROG_EMULATOR_TOKEN": "root:s3cret"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -25,6 +25,7 @@ def test_it_serves_until_it_is_told_to_end() -> None:
         url = line.split("at ")[1].split(",")[0]
         assert get(url, f"{V1}/list").status_code == 401
         assert get(url, f"{V1}/list", "root:s3cret").status_code == 200
+        assert get(url, "/emulator", "root:s3cret").json()["data"]["idempotency"] is False
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=10)
     assert process.returncode == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -116,6 +117,19 @@ def test_an_outage_that_hangs_up(emulator: Emulator) -> None:
     assert get(emulator.url, "/emulator").status_code == 200
     assert post(emulator.url, "/emulator/restore").json()["code"] == 0
     assert get(emulator.url, f"{V1}/list").status_code == 200
+
+
+def test_an_outage_that_is_silent_until_it_is_over(emulator: Emulator, clock: Clock) -> None:
+    post(emulator.url, "/emulator/outage", seconds=30, kind="silent")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(create, emulator.url, "a.json")
+        jobs: list[dict[str, str]] = []
+        while not jobs:
+            jobs = get(emulator.url, "/emulator").json()["data"]["jobs"]
+            assert not answer.done()
+        assert describe(emulator.url, jobs[0]["jobId"])["state"] == "Pending"
+        clock.pass_by(30)
+        assert [answer.result(10)] == [job["jobId"] for job in jobs]
 
 
 def test_a_rate_limit(emulator: Emulator, clock: Clock) -> None:

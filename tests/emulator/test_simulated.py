@@ -158,19 +158,6 @@ def test_others_commit_and_abort_past_the_api(emulator: Emulator, clock: Clock) 
         emulator.abort(job_id)
 
 
-def test_the_same_idempotency_key_gives_the_same_job(emulator: Emulator) -> None:
-    import requests
-
-    def answer(key: str, collection: str = "articles") -> str:
-        body = {"collectionName": collection, "files": [["a.json"]]}
-        headers = {"Idempotency-Key": key}
-        got = requests.post(f"{emulator.url}{V2}/create", json=body, headers=headers, timeout=10)
-        return str(got.json()["data"]["jobId"])
-
-    assert answer("k") == answer("k")
-    assert len({answer("k"), answer("l"), answer("k", "other")}) == 3
-
-
 def test_a_record_expires(emulator: Emulator, clock: Clock) -> None:
     job_id = create(emulator.url, "a.json")
     emulator.forget(job_id)
