@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from tests.e2e.harness import wait_until
 from tests.e2e.rig import AIRFLOW_2, Rig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("airflow")]
@@ -19,12 +22,13 @@ def names(dag_id: str) -> list[str]:
 @pytest.fixture(scope="module")
 def runs(rig: Rig) -> dict[str, str]:
     """Run each DAG over a job that ends once its gate is deferred."""
-    found = {}
-    for dag_id in FILES:
-        job = rig.submit(*names(dag_id))
-        rig.wire.then(job, lambda job=job: rig.commit(job))
-        found[dag_id] = rig.airflow.trigger(dag_id, {"job": job})
-    return found
+    jobs = {dag_id: rig.submit(*names(dag_id)) for dag_id in FILES}
+    runs = {dag_id: rig.airflow.trigger(dag_id, {"job": job}) for dag_id, job in jobs.items()}
+    for dag_id, job in jobs.items():
+        gate = partial(rig.airflow.instance, dag_id, runs[dag_id], "gate")
+        wait_until("the gate is deferred", lambda gate=gate: gate().state == "deferred")
+        rig.commit(job)
+    return runs
 
 
 def test_tasks_map_over_lists_of_ten_thousand_files(rig: Rig, runs: dict[str, str]) -> None:
