@@ -249,10 +249,25 @@ class ImportGateOperator(BaseSensorOperator):
         waited = describe.span(gate.waited)
         if decision.verdict is Verdict.OPEN:
             self.log.info("The gate opens after %s. %s", waited, decision.message)
+            self._warn_of_mapping(len(files), context)
             return files
         seen = f" ({describe.progress(job, None)})" if job else ""
         self.log.error("The gate fails after %s%s. %s", waited, seen, decision.message)
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
+
+    def _warn_of_mapping(self, files: int, context: Context) -> None:
+        """Say what Airflow is about to do and why, which its own error does not."""
+        most = conf.getint("core", "max_map_length", fallback=1024)
+        # Airflow does not look at what a mapped task returns.
+        mapped = getattr(context.get("ti"), "map_index", -1) >= 0
+        if files <= most or mapped or not self.get_dag() or not any(self.iter_mapped_dependants()):
+            return
+        self.log.warning(
+            "A task maps over the %s files that this one returns, and Airflow fails a task that returns more than %s "
+            "to map over ([core] max_map_length): let a task cut the list into lists, or raise max_map_length.",
+            f"{files:,}",
+            f"{most:,}",
+        )
 
     @contextmanager
     def _soft_failing(self) -> Generator[None, None, None]:

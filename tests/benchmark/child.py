@@ -90,10 +90,10 @@ class _Watch:
             await asyncio.sleep(self._tick)
             self.lags.append(time.perf_counter() - began - self._tick)
             if len(self.lags) % max(round(0.1 / self._tick), 1) == 0:
-                self.most_memory = max(self.most_memory, _memory())
+                self.most_memory = max(self.most_memory, memory())
 
 
-def _memory() -> int:
+def memory() -> int:
     """Return the bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -109,7 +109,7 @@ async def _measure(run: Run, url: str) -> dict[str, Any]:
     idle = await _idle(tick)
     async with subject.start(Target(url, run.poke_interval, run.rate)) as gate:
         gc.collect()
-        memory = _memory()
+        before = memory()
         coroutines = [gate(job_id) for job_id in server.ids(run.gates)]
         watch = _Watch(tick)
         began = time.time()
@@ -166,7 +166,7 @@ async def _measure(run: Run, url: str) -> dict[str, Any]:
         "lag_p50": cuts[49],
         "lag_p99": cuts[98],
         "lag_max": max(watch.lags),
-        "memory_per_gate": (watch.most_memory - memory) / run.gates,
+        "memory_per_gate": (watch.most_memory - before) / run.gates,
         "delay_mean": fmean(delays) if delays else None,
         "delay_max": max(delays) if delays else None,
         "event_bytes": max((len(json.dumps(event)) for _, event, _ in done), default=None),
@@ -213,7 +213,7 @@ def _profiler(path: str) -> Any:
     return profiler
 
 
-def _log_as_triggerer() -> None:
+def log_as_triggerer() -> None:
     """Log as the triggerer does, each line as JSON towards its supervisor, but to nowhere."""
     from airflow.sdk.log import configure_logging
 
@@ -221,7 +221,7 @@ def _log_as_triggerer() -> None:
 
 
 if __name__ == "__main__":
-    _log_as_triggerer()
+    log_as_triggerer()
     try:
         measured = asyncio.run(_measure(Run(**json.loads(sys.argv[2])), sys.argv[1]))
     except Exception:

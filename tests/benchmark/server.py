@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -29,7 +30,7 @@ _ROWS = 100_000  # of a file
 _BYTES = 19_599_887  # of a file
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _V2 = "/v2/vectordb/jobs/import/"
-_STATUS = {200: "OK", 403: "Forbidden", 404: "Not Found"}
+_STATUS = {200: "OK", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
 
 #: How the server answers who asks for the list, by the plan's ``list``; None for the list itself.
 _LISTS: dict[str, tuple[int, Any] | None] = {
@@ -62,17 +63,28 @@ class Plan:
 
 
 @dataclass
-class _Job:
+class Job:
+    """One import job. Times are in seconds since the epoch.
+
+    :param ending: ``completed``, ``failed``, or ``partly``: completed without its last file.
+    :param known_from, known_until: when the server knows it.
+    """
+
     job_id: str
     began: float
     end: float
-    files: int
-    fails: bool = False
+    files: int = 10
+    ending: str = "completed"
+    known_from: float = 0.0
+    known_until: float = float("inf")
+
+    def known(self, now: float) -> bool:
+        return self.known_from <= now < self.known_until
 
     def state(self, now: float) -> str:
         if now < self.end:
             return "Importing"
-        return "Failed" if self.fails else "Completed"
+        return "Failed" if self.ending == "failed" else "Completed"
 
     def record(self, now: float) -> dict[str, Any]:
         """Return what the list shows."""
@@ -97,10 +109,11 @@ class _Job:
         files = []
         for index in range(self.files):
             share = min(max(done - index, 0.0), 1.0)
+            fails = self.ending == "failed" or (self.ending == "partly" and index == self.files - 1)
             file = {
                 "fileName": f"[import/2026/{self.job_id}/{index}.parquet]",
                 "fileSize": _BYTES,
-                "state": "Importing" if share < 1 else "Failed" if self.fails else "Completed",
+                "state": "Importing" if share < 1 else "Failed" if fails else "Completed",
                 "progress": int(share * 100),
                 "importedRows": int(share * _ROWS),
                 "totalRows": _ROWS,
@@ -125,16 +138,24 @@ class _Service:
         # Gates ask in the order of their jobs, which must not be that in which these end.
         random.Random(4).shuffle(ends)
         self.plan = plan
-        self.jobs = {id_: _Job(id_, plan.began, end, plan.files) for id_, end in zip(ids(plan.jobs), ends, strict=True)}
+        jobs = [Job(id_, plan.began, end, plan.files) for id_, end in zip(ids(plan.jobs), ends, strict=True)]
         if plan.big_files:
-            big = list(self.jobs.values())[-1]
-            big.files, big.fails = plan.big_files, plan.big_fails
+            jobs[-1].files, jobs[-1].ending = plan.big_files, "failed" if plan.big_fails else "completed"
+        self.know(jobs)
+        return ends
+
+    def know(self, jobs: Sequence[Job], outage: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Begin anew with these jobs.
+
+        :param outage: from when until when the server hangs up, and in the second half answers 503.
+        """
+        self.jobs = {job.job_id: job for job in jobs}
+        self.outage = outage
         self.arrivals: list[tuple[float, str, str]] = []
         self.seen: set[_Connection] = set()
         self.connected: set[_Connection] = set()
         self.most_connected = 0
-        self.stall = 0.0
-        return ends
+        self.stalls: list[tuple[float, float]] = []  # when one had ended, and its seconds
 
     def arrived(self, connection: _Connection, endpoint: str, job_id: str) -> None:
         self.arrivals.append((time.time(), endpoint, job_id))
@@ -143,14 +164,19 @@ class _Service:
             self.connected.add(connection)
             self.most_connected = max(self.most_connected, len(self.connected))
 
-    def answer(self, endpoint: str, job_id: str) -> tuple[int, Any]:
-        """Return a status and a body."""
+    def answer(self, endpoint: str, job_id: str) -> tuple[int, Any] | None:
+        """Return a status and a body, or None to hang up."""
         now = time.time()
+        down, up = self.outage
+        if down <= now < up:
+            return None if now < (down + up) / 2 else (503, "service unavailable")
         if endpoint == "list":
             refusal = _LISTS[self.plan.list]
-            records = {"records": [job.record(now) for job in self.jobs.values()]}
+            records = {"records": [job.record(now) for job in self.jobs.values() if job.known(now)]}
             return refusal or (200, {"code": 0, "data": records})
         job = self.jobs.get(job_id)
+        if job is not None and not job.known(now):
+            job = None
         if endpoint == "describe" and job is None:
             return 200, {"code": 1100, "message": f"import job does not exist, jobID={job_id}"}
         if endpoint == "" or job is None:
@@ -187,17 +213,20 @@ class _Service:
             "connections": len(self.seen),
             "most_connections": self.most_connected,
             "busiest_second": _busiest_second(times),
+            "busiest_second_unstalled": _busiest_second(times, self.stalls),
             "fewest_polls": min(polls, default=0),
             "most_polls": max(polls, default=0),
             "longest_wait": max(waits, default=0.0),
-            "server_stall": self.stall,
+            "server_stall": max((seconds for _, seconds in self.stalls), default=0.0),
         }
 
     async def tick(self) -> None:
         while True:
             began = time.monotonic()
             await asyncio.sleep(_TICK)
-            self.stall = max(self.stall, time.monotonic() - began - _TICK)
+            late = time.monotonic() - began - _TICK
+            if late > _TICK:
+                self.stalls.append((time.time(), late))
 
 
 class _Connection(asyncio.Protocol):
@@ -226,12 +255,22 @@ class _Connection(asyncio.Protocol):
         service = self._service
         if target == "/control/plan":
             self._send(200, service.follow(Plan(**json.loads(body))))
+        elif target == "/control/jobs":
+            jobs, outage = json.loads(body)
+            self._send(200, service.know([Job(**job) for job in jobs], outage))
         elif target == "/control/statistics":
             self._send(200, service.statistics())
         else:
             endpoint, job_id = _route(target, body)
             service.arrived(self, endpoint, job_id)
-            asyncio.get_running_loop().call_later(_LATENCY, lambda: self._send(*service.answer(endpoint, job_id)))
+            asyncio.get_running_loop().call_later(_LATENCY, lambda: self._answer(endpoint, job_id))
+
+    def _answer(self, endpoint: str, job_id: str) -> None:
+        answer = self._service.answer(endpoint, job_id)
+        if answer is None:
+            self._transport.abort()
+        else:
+            self._send(*answer)
 
     def _send(self, status: int, content: Any) -> None:
         kind = "text/plain" if isinstance(content, str) else "application/json"
@@ -258,13 +297,17 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _busiest_second(times: list[float]) -> int:
-    """Return the most arrivals that any window of one second holds."""
-    most = first = 0
-    for last, at in enumerate(times):
-        while at - times[first] >= 1:
-            first += 1
-        most = max(most, last - first + 1)
+def _busiest_second(times: Sequence[float], stalls: Sequence[tuple[float, float]] = ()) -> int:
+    """Return the most arrivals that any window of one second holds.
+
+    :param stalls: when this server had not run, and for how long: it then finds at once what came meanwhile, so a
+        window is shortened by the longest one around it.
+    """
+    most = 0
+    for first, at in enumerate(times):
+        around = stalls[bisect_left(stalls, (at - 1, 0.0)) : bisect_left(stalls, (at + 1, 0.0))]
+        window = 1 - max((seconds for _, seconds in around), default=0.0)
+        most = max(most, bisect_left(times, at + window) - first)
     return most
 
 
@@ -297,6 +340,11 @@ def follow(url: str, plan: Plan) -> list[float]:
     """Have the server begin anew with a plan. Return when each job ends, in seconds since the epoch."""
     ends: list[float] = _control(url, "plan", json.dumps(asdict(plan)).encode())
     return ends
+
+
+def know(url: str, jobs: Sequence[Job], outage: tuple[float, float]) -> None:
+    """Have the server begin anew with these jobs, and an outage from one moment to another."""
+    _control(url, "jobs", json.dumps([[asdict(job) for job in jobs], outage]).encode())
 
 
 def statistics(url: str) -> dict[str, Any]:

@@ -95,13 +95,13 @@ async def _trigger(target: Target) -> AsyncIterator[Gate]:
     """Run the provider's own trigger."""
     from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 
-    conn_id = _connect(target)
+    conn_id = connect(target)
 
     def gate(job_id: str) -> Coroutine[Any, Any, Any]:
         trigger = ImportProgressTrigger(
             job_id=job_id, cluster_id=None, importprog_conn_id=conn_id, poke_interval=target.poke_interval
         )
-        return _first(trigger.run())
+        return first(trigger.run())
 
     yield gate
 
@@ -114,7 +114,7 @@ async def _stream(target: Target) -> AsyncIterator[Gate]:
 
     from tests.benchmark.stream import StreamTrigger
 
-    conn_id = _connect(target)
+    conn_id = connect(target)
     manager = SharedStreamManager(
         max_subscriber_queue=conf.getint("triggerer", "shared_stream_subscriber_queue_size"),
         ack_timeout=conf.getfloat("triggerer", "shared_stream_ack_timeout"),
@@ -128,7 +128,7 @@ async def _stream(target: Target) -> AsyncIterator[Gate]:
         key, trigger_id = trigger.shared_stream_key(), int(trigger.job_id)
         raw = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
         try:
-            return await _first(trigger.filter_shared_stream(raw))
+            return await first(trigger.filter_shared_stream(raw))
         finally:
             await manager.unsubscribe(trigger_id, key)
 
@@ -145,7 +145,7 @@ async def _http(target: Target) -> AsyncIterator[Gate]:
 
     def gate(job_id: str) -> Coroutine[Any, Any, Any]:
         trigger = HttpSensorTrigger(f"ready/{job_id}", conn_id, poke_interval=target.poke_interval)
-        return _first(trigger.run())
+        return first(trigger.run())
 
     yield gate
 
@@ -161,19 +161,21 @@ async def _airbyte(target: Target) -> AsyncIterator[Gate]:
         trigger = AirbyteSyncTrigger(
             int(job_id), conn_id, end_time=time.time() + 3600, poll_interval=target.poke_interval
         )
-        return _first(trigger.run())
+        return first(trigger.run())
 
     yield gate
 
 
-def _connect(target: Target) -> str:
+def connect(target: Target) -> str:
+    """Define the connection that the provider's triggers read, and return its id."""
     extra: dict[str, Any] = {"api_version": "v2"}
     if target.rate:
         extra["max_requests_per_second"] = target.rate
     return target.connect("importprog", login=_LOGIN, password=_PASSWORD, extra=extra)
 
 
-async def _first(events: AsyncIterator[TriggerEvent]) -> Any:
+async def first(events: AsyncIterator[TriggerEvent]) -> Any:
+    """Return what the first event holds."""
     async for event in events:
         return event.payload
     raise RuntimeError("the trigger ended without an event")

@@ -381,6 +381,45 @@ def test_warns_once_of_uncommitted(
     assert sum("commits" in line for line in _lines(caplog, capfd)) == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "over", "map_index", "warns"),
+    [(3, "gate", -1, True), (2, "gate", -1, False), (3, "lists", -1, False), (3, "gate", 0, False)],
+)
+def test_warns_of_more_files_than_airflow_maps_over(
+    server: ScriptedServer,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: Any,
+    files: int,
+    over: str,
+    map_index: int,
+    warns: bool,
+) -> None:
+    from airflow.providers.common.compat.sdk import task
+
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
+    server.v2(v2_job("Completed", files=[v2_file(f"[{number}]", "Completed") for number in range(files)]))
+    gate = Gate("poke")
+    gate.ti.map_index = map_index
+
+    @task
+    def lists(files: Any) -> Any:
+        return [files]
+
+    @task
+    def process(file: Any) -> None: ...
+
+    with _dag():
+        sensor = gate.sensor()
+        process.expand(file=sensor.output if over == "gate" else lists(sensor.output))
+    with caplog.at_level(logging.INFO):
+        assert len(sensor.execute(gate.context)) == files
+    warned = [line for line in _lines(caplog, capfd) if "max_map_length" in line]
+    assert len(warned) == warns
+    assert all("A task maps over the 3 files" in line and "more than 2" in line for line in warned)
+
+
 def _lines(caplog: pytest.LogCaptureFixture, capfd: Any) -> list[str]:
     """Return log lines wherever this Airflow puts them: the logging module, or structlog's standard output."""
     captured = capfd.readouterr()
