@@ -77,6 +77,7 @@ def get_provider_info() -> dict[str, Any]:
                         "region_id": "aws-us-west-2",
                         "db_name": "default",
                         "api_version": "auto",
+                        "idempotency_keys": "false",
                         "timeout": "60",
                         "max_requests_per_second": "20",
                         "verify": "true",
@@ -110,6 +111,12 @@ def get_provider_info() -> dict[str, Any]:
                         # No default: Airflow would save it, and warn in each task's log that a value of
                         # the extra is too short to be masked.
                         "schema": {"type": ["string", "null"], "enum": ["auto", "v1", "v2"]},
+                    },
+                    "idempotency_keys": {
+                        "label": "Idempotency keys",
+                        "description": "true for Milvus 2.6.24, 3.0.2 and later: a key alone makes sure of one import; "
+                        "false when empty; v2 only",
+                        "schema": {"type": ["string", "null"], "enum": ["true", "false"]},
                     },
                     "timeout": {
                         "label": "Request timeout",

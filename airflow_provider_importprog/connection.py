@@ -7,11 +7,11 @@ import logging
 import math
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import certifi
 
@@ -23,6 +23,8 @@ from airflow_provider_importprog.exceptions import ImportSettingInvalid
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+    from airflow_provider_importprog.storage import StorageKeys
+
 log = logging.getLogger(__name__)
 
 CONN_TYPE = "importprog"
@@ -33,7 +35,7 @@ _READ_TIMEOUT = 30.0
 _MAX_REQUESTS_PER_SECOND = 20.0
 _BLOT = "***"
 # A shorter secret turns up by chance in what a server says.
-_SHORTEST_REDACTED = 6
+SHORTEST_REDACTED = 6
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class ImportConnection:
     :param read_timeout: seconds.
     :param verify: as in requests: a bool, or the path of a CA bundle.
     :param cert: as in requests: the path of a client certificate, or the paths of it and its key.
+    :param idempotency_keys: whether the server is known to honour ``Idempotency-Key``.
+    :param storage: the keys of an object storage that the server was told, and may echo.
     """
 
     conn_id: str
@@ -58,6 +62,8 @@ class ImportConnection:
     verify: bool | str
     cert: str | tuple[str, str] | None
     max_requests_per_second: float
+    idempotency_keys: bool = False
+    storage: StorageKeys | None = None
 
     @classmethod
     def read(cls, connection: Connection) -> ImportConnection:
@@ -91,7 +97,15 @@ class ImportConnection:
             verify=extra.verify(),
             cert=extra.cert(),
             max_requests_per_second=extra.positive("max_requests_per_second") or _MAX_REQUESTS_PER_SECOND,
+            idempotency_keys=extra.flag("idempotency_keys"),
         )
+        if settings.idempotency_keys:
+            if settings.api_version == "v1":
+                raise ImportSettingInvalid(
+                    f"{place}: extra 'idempotency_keys' and 'api_version' v1 do not go together: only v2 has such keys."
+                )
+            # A server may serve v1 too, which would ignore the key.
+            settings = replace(settings, api_version="v2")
         if (settings.address.project_id is None) != (settings.address.region_id is None):
             raise ImportSettingInvalid(f"{place}: extra 'project_id' and 'region_id' go together; one is missing.")
         if isinstance(settings.verify, str) or settings.cert is not None:
@@ -140,15 +154,15 @@ class ImportConnection:
             )
 
     def redact_id(self, words: str) -> str:
-        """Return what a server said with the token blotted out, should it have echoed it."""
-        return _blot(words, self._token_forms)
+        """Return a name that a server gave with the token blotted out, should it have echoed it."""
+        return blot(words, self._token_forms)
 
     def redact(self, words: str) -> str:
-        """Return what a server said of an error with the token, and the password in it, blotted out."""
-        return _blot(self.redact_id(words), self._password_forms)
+        """Return what a server said of an error with every secret blotted out that it was told."""
+        return blot(self.redact_id(words), self._other_forms)
 
     def redact_job(self, job: ImportJob) -> ImportJob:
-        """Return an import job with the token blotted out, should the server have echoed it."""
+        """Return an import job with the secrets blotted out, should the server have echoed them."""
         name, error = self.redact_id(job.collection_name), job.error_message and self.redact(job.error_message)
         files = tuple([self._redact_file(file) for file in job.files])
         # A job may have thousands of files, and this runs at every poll: only what changed is made anew.
@@ -164,19 +178,24 @@ class ImportConnection:
 
     @cached_property
     def _token_forms(self) -> tuple[str, ...]:
-        return _forms(self.token or "")
+        return secret_forms(self.token)
 
     @cached_property
-    def _password_forms(self) -> tuple[str, ...]:
-        return _forms((self.token or "").partition(":")[2])
+    def _other_forms(self) -> tuple[str, ...]:
+        storage = self.storage.forms if self.storage else ()
+        return (*secret_forms((self.token or "").partition(":")[2]), *storage)
 
 
-def _forms(secret: str) -> tuple[str, ...]:
-    """Return how a secret may stand in what a server said: as it is, and as JSON escapes it."""
-    return tuple(dict.fromkeys((secret, json.dumps(secret)[1:-1]))) if len(secret) >= _SHORTEST_REDACTED else ()
+def secret_forms(*secrets: str | None) -> tuple[str, ...]:
+    """Return how secrets may stand in what a server said: as they are, as JSON escapes them, and as a URL does."""
+    kept = [secret for secret in secrets if secret and len(secret) >= SHORTEST_REDACTED]
+    forms = {form for secret in kept for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""))}
+    # One may be part of another, which would then be found no more.
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
-def _blot(words: str, forms: tuple[str, ...]) -> str:
+def blot(words: str, forms: Iterable[str]) -> str:
+    """Return words with a blot in place of each of these forms of a secret."""
     for form in forms:
         words = words.replace(form, _BLOT)
     return words
@@ -241,6 +260,7 @@ class _Extra:
             "cert",
             "cluster_id",
             "db_name",
+            "idempotency_keys",
             "max_requests_per_second",
             "project_id",
             "region_id",
@@ -302,6 +322,17 @@ class _Extra:
         if not isinstance(value, str):
             raise self._invalid("verify", value, "true, false, or the path of a CA bundle")
         return self._existing("verify", value)
+
+    def flag(self, name: str) -> bool:
+        value = self._fields.get(name)
+        if isinstance(value, bool):
+            return value
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word in (None, "", "false"):
+            return False
+        if word == "true":
+            return True
+        raise self._invalid(name, value, "true or false")
 
     def cert(self) -> str | tuple[str, str] | None:
         value = self._fields.get("cert")

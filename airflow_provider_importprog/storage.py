@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_importprog.connection import SHORTEST_REDACTED, blot, secret_forms
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid
 
 try:
@@ -46,6 +49,19 @@ class StorageKeys:
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
 
+    @cached_property
+    def forms(self) -> tuple[str, ...]:
+        """How they may stand in what a server said."""
+        return secret_forms(self.access_key, self.secret_key, self.session_token)
+
+    def redact(self, words: str) -> str:
+        """Return what a server said with these keys blotted out, should it have echoed them."""
+        words = blot(words, self.forms)
+        # A long answer was cut, maybe within a key.
+        return blot(
+            words, (f"{form[:end]}…" for form in self.forms for end in range(len(form) - 1, SHORTEST_REDACTED - 1, -1))
+        )
+
 
 def storage_keys(storage_conn_id: str) -> StorageKeys:
     """Read the keys of a connection of type ``aws``, ``s3``, ``generic``, ``google_cloud_platform`` or ``wasb``.
@@ -58,6 +74,19 @@ def storage_keys(storage_conn_id: str) -> StorageKeys:
         raise ImportConnectionNotFound(
             f"Connection {storage_conn_id!r} is not defined: add it, or correct storage_conn_id."
         ) from None
+    return _read(storage_conn_id, connection)
+
+
+async def async_storage_keys(storage_conn_id: str) -> StorageKeys:
+    """Read the keys of a connection as `storage_keys` does, and never block the event loop."""
+    from airflow.providers.common.compat.connection import get_async_connection
+
+    connection = await get_async_connection(storage_conn_id)
+    # Airflow masks what is read, which may block.
+    return await asyncio.to_thread(_read, storage_conn_id, connection)
+
+
+def _read(storage_conn_id: str, connection: Connection) -> StorageKeys:
     kind = connection.conn_type
     if kind not in _EXTRA_FIELDS:
         raise ImportSettingInvalid(

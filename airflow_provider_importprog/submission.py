@@ -38,7 +38,8 @@ _JOBS_LOOKED_AT = 100
 _GOING_ON = (ImportState.PENDING, ImportState.IMPORTING)
 # Seconds to wait before a look for a job whose submission got no answer.
 _MOMENT = 2.0
-# Seconds from one look to the next, where the server knows a job and does not show its files yet.
+# Seconds from one look to the next, where the server knows a job and does not show its files yet; and from one request
+# to the next under the same key.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -140,6 +141,11 @@ class Submission:
         self._entries = new.files or new.object_urls or new.data_paths or []
         self._trace = Trace(key, _digest_of(new, cluster_id))
 
+    @property
+    def _keys_settle_it(self) -> bool:
+        """Whether asking twice imports once, so that nothing needs to be looked for."""
+        return self._server.idempotency_keys
+
     def run(self) -> str:
         """Return the id of the one import job, found or submitted.
 
@@ -148,25 +154,25 @@ class Submission:
         :raises ImportApiUnreachable: whether a job was submitted is not known; the next try finds out.
         """
         earlier = self._recall()
+        found: ImportJob | None = None
         if earlier is None:
-            found = self._look(None) if self._try_number > 1 else None
+            if self._try_number > 1 and not self._keys_settle_it:
+                found = self._look(None)
         elif earlier.key != self._trace.key:
             self._log.info("The idempotency key is a new one since an earlier try: importing anew.")
-            found = None
         elif earlier.submitting:
-            self._trace = replace(self._trace, job_id=earlier.job_id, known_before=earlier.known_before)
-            found = self._look(earlier.known_before)
+            self._trace = replace(
+                self._trace, job_id=earlier.job_id, submitting=True, known_before=earlier.known_before
+            )
+            if not self._keys_settle_it:
+                found = self._look(earlier.known_before)
         elif earlier.job_id is not None:
             self._trace = replace(self._trace, job_id=earlier.job_id)
             job = self._describe(earlier.job_id)
-            if job is not None and job.state is ImportState.FAILED:
-                found = None
-            elif earlier.request != self._trace.request:
-                raise self._other_files(earlier.job_id)
-            else:
+            if job is None or job.state is not ImportState.FAILED:
+                if earlier.request != self._trace.request:
+                    raise self._other_files(earlier.job_id)
                 return self._take_over(earlier.job_id, job)
-        else:
-            found = None
         return self._take_over(found.job_id, found) if found else self._create()
 
     def _create(self) -> str:
@@ -209,9 +215,11 @@ class Submission:
             return self._server.create_import_job(**vars(new), cluster_id=self._cluster_id), None
         except ImportProgressException as error:
             if not getattr(error, "in_doubt", False):
-                self._remember(replace(before, submitting=False))
+                self._remember(before)  # a request before this one may still arrive
                 raise
             lost = error
+        if self._keys_settle_it:
+            return self._post_again(new, lost), None
         self._log.warning("The import was submitted, and no good answer came: %s Looking for its job.", lost)
         time.sleep(_MOMENT)
         try:
@@ -231,6 +239,23 @@ class Submission:
                 in_doubt=True,
             )
         return found.job_id, found
+
+    def _post_again(self, new: NewImportJob, lost: ImportProgressException) -> str:
+        """Send a request that got no answer again, under the same key."""
+        for pause in _PAUSES:
+            self._log.warning(
+                "The import was submitted, and no good answer came: %s Submitting it again under the same key.", lost
+            )
+            time.sleep(pause)
+            try:
+                return self._server.create_import_job(**vars(new), cluster_id=self._cluster_id)
+            except ImportApiUnreachable as error:
+                lost = error
+        raise ImportApiUnreachable(
+            f"{lost} The import job may have been submitted all the same: the next try of this task submits it under "
+            "the same idempotency key, which makes no second one.",
+            in_doubt=True,
+        )
 
     def _look(self, known_before: Collection[str] | None) -> ImportJob | None:
         """Look on the server for the job of an earlier request.
@@ -287,6 +312,8 @@ class Submission:
         except ImportSettingInvalid:
             raise
         except ImportProgressException as error:
+            if self._keys_settle_it:
+                return None
             self._log.warning(
                 "The import jobs before this one are not known, so a lost answer is hard to mend: %s", error
             )

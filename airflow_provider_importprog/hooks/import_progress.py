@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import cached_property
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ from airflow_provider_importprog.transport import AsyncClient, BlockingClient
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from airflow_provider_importprog.storage import StorageKeys
+
 T = TypeVar("T")
 
 DEFAULT_CONN_ID = "importprog_default"
@@ -46,6 +49,8 @@ class ImportProgressHook(BaseHook):
     Calls that are safe to repeat are repeated a few times where no answer came, or one that says to try later.
 
     :param importprog_conn_id: an Airflow connection of type ``importprog``.
+    :param storage_conn_id: the connection of an object storage whose keys the server was told. Should it echo them in
+        an error, they are blotted out, as the token is.
     """
 
     conn_name_attr = "importprog_conn_id"
@@ -53,9 +58,12 @@ class ImportProgressHook(BaseHook):
     conn_type = CONN_TYPE
     hook_name = "Milvus / Zilliz Cloud import"
 
-    def __init__(self, importprog_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+    def __init__(
+        self, importprog_conn_id: str = DEFAULT_CONN_ID, storage_conn_id: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.importprog_conn_id = importprog_conn_id
+        self.storage_conn_id = storage_conn_id
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -189,7 +197,23 @@ class ImportProgressHook(BaseHook):
             connection = self.get_connection(self.importprog_conn_id)
         except AirflowNotFoundException:
             raise _not_found(self.importprog_conn_id) from None
-        return ImportConnection.read(connection)
+        settings = ImportConnection.read(connection)
+        return replace(settings, storage=self.storage_keys) if self.storage_keys else settings
+
+    @cached_property
+    def storage_keys(self) -> StorageKeys | None:
+        """The keys of the object storage, where this hook knows of one."""
+        if self.storage_conn_id is None:
+            return None
+        # Imported here, because few imports need it.
+        from airflow_provider_importprog.storage import storage_keys
+
+        return storage_keys(self.storage_conn_id)
+
+    @property
+    def idempotency_keys(self) -> bool:
+        """Whether the connection says that the server honours ``Idempotency-Key``."""
+        return self._settings.idempotency_keys
 
     @cached_property
     def _client(self) -> BlockingClient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +130,8 @@ class CreateImportJobOperator(ImportGateOperator):
     def _submission(self, context: Context) -> submission.Submission:
         ti: Any = context["ti"]
         new = submission.new_import_job(**self._fields())
-        if self.storage_conn_id is not None:
-            # Imported here, because few imports need it.
-            from airflow_provider_importprog.storage import storage_keys
-
-            new = replace(new, **vars(storage_keys(self.storage_conn_id)))
+        if (keys := self._hook.storage_keys) is not None:
+            new = replace(new, **asdict(keys))
         return submission.Submission(
             self._hook,
             new,

@@ -63,6 +63,8 @@ class ImportGateOperator(BaseSensorOperator):
     ui_color = "#d7f0ef"
     #: Whether the job is aborted where a person ends the task.
     abort_on_kill = False
+    #: The connection of an object storage whose keys the server was told, and may echo.
+    storage_conn_id: str | None = None
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class ImportGateOperator(BaseSensorOperator):
 
     @cached_property
     def _hook(self) -> ImportProgressHook:
-        return hook_of(self.importprog_conn_id)
+        return hook_of(self.importprog_conn_id, self.storage_conn_id)
 
     @property
     def _terms(self) -> Terms:
@@ -229,6 +231,7 @@ class ImportGateOperator(BaseSensorOperator):
                 started_at=gate.started_at,
                 last_shown=gate.last_shown,
                 abort_on_kill=self.abort_on_kill,
+                storage_conn_id=self.storage_conn_id,
                 **asdict(gate.terms),
             ),
             method_name=self.execute_complete.__name__,
@@ -322,7 +325,7 @@ class ImportProgressSensor(ImportGateOperator):
             checks.job_id(job_id)  # anything else is a number, or is known only when the task runs
 
 
-def hook_of(importprog_conn_id: str) -> ImportProgressHook:
+def hook_of(importprog_conn_id: str, storage_conn_id: str | None = None) -> ImportProgressHook:
     """Return the blocking hook of a connection."""
     # Imported here, because the hook loads requests, which no DAG file should pay for.
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
@@ -330,7 +333,7 @@ def hook_of(importprog_conn_id: str) -> ImportProgressHook:
     conn_id = checks.optional_id(importprog_conn_id, "importprog_conn_id")
     if conn_id is None:
         raise ImportSettingInvalid("importprog_conn_id is blank: name a connection of type importprog.")
-    return ImportProgressHook(conn_id)
+    return ImportProgressHook(conn_id, storage_conn_id)
 
 
 def _first_poke(context: Context) -> float:

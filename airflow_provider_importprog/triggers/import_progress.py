@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -33,6 +33,8 @@ class ImportProgressTrigger(BaseTrigger):
     :param started_at: when the gate began to wait, in seconds since the epoch; None for now.
     :param last_shown: what the gate's log showed last of the progress; empty for nothing.
     :param abort_on_kill: abort the job where a person ends the task (Airflow 3.3 and later tell a trigger).
+    :param storage_conn_id: the connection of an object storage whose keys the server was told. Should it echo them,
+        they are in no log and no event.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ImportProgressTrigger(BaseTrigger):
         started_at: float | None = None,
         last_shown: Sequence[Any] = (),
         abort_on_kill: bool = False,
+        storage_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
         self.job_id = checks.job_id(job_id)
@@ -56,6 +59,7 @@ class ImportProgressTrigger(BaseTrigger):
         self.started_at = started_at
         self.last_shown = list(last_shown)
         self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
+        self.storage_conn_id = storage_conn_id
         self.terms = Terms(
             wait_for=checks.wait_for(wait_for),
             allow_failed_files=checks.flag(allow_failed_files, "allow_failed_files"),
@@ -75,8 +79,9 @@ class ImportProgressTrigger(BaseTrigger):
                 "started_at": self.started_at,
                 "last_shown": self.last_shown,
                 **asdict(self.terms),
-                # A triggerer of an older release, as there may be during an upgrade, does not know it.
+                # A triggerer of an older release, as there may be during an upgrade, does not know them.
                 **({"abort_on_kill": True} if self.abort_on_kill else {}),
+                **({"storage_conn_id": self.storage_conn_id} if self.storage_conn_id is not None else {}),
             },
         )
 
@@ -90,7 +95,8 @@ class ImportProgressTrigger(BaseTrigger):
         try:
             await ImportProgressAsyncHook(self.importprog_conn_id).abort_import_job(self.job_id, self.cluster_id)
         except ImportProgressException as error:
-            self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, error)
+            said = await self._blotted(str(error))
+            self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, said)
         else:
             self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
 
@@ -122,9 +128,27 @@ class ImportProgressTrigger(BaseTrigger):
                 except ImportSettingInvalid:
                     raise
                 except ImportProgressException as error:
+                    error.args = (await self._blotted(str(error)),)  # which the gate logs
                     decision = gate.failed(error)
                 else:
                     decision = gate.answered(job)
                 if decision.verdict is not Verdict.WAIT:
-                    return decision
+                    return replace(decision, message=await self._blotted(decision.message))
                 await watch.pause(decision.delay)
+
+    async def _blotted(self, words: str) -> str:
+        """Return what a server said without the keys of the object storage, should it have echoed them."""
+        if self.storage_conn_id is None:
+            return words
+        from airflow_provider_importprog.storage import async_storage_keys
+
+        try:
+            # Here and not in the hook: all gates of a connection share its session, whatever storage they import from.
+            # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
+            keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
+            return keys.redact(words)
+        except Exception as error:
+            return (
+                f"What the server said of import job {self.job_id} is not shown: it may hold keys of connection "
+                f"{self.storage_conn_id!r}, which cannot be read now ({type(error).__name__})."
+            )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -39,6 +40,7 @@ from airflow_provider_importprog.triggers.import_progress import ImportProgressT
 from tests.blackbox.driver import TOKEN_PASSWORD, Connect, FakeTaskInstance, fire
 from tests.blackbox.imports import BrokenStore, ImportServer, Store
 from tests.blackbox.server import (
+    V1_GET,
     V2_ABORT,
     V2_COMMIT,
     V2_CREATE,
@@ -63,6 +65,7 @@ class Task:
         self.deferrable = deferrable
         self.store = store
         self.try_number = 0
+        self.fired: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.run = SimpleNamespace(start_date=BEGAN, clear_number=0, run_after=BEGAN)
         self.ti = FakeTaskInstance()
 
@@ -93,6 +96,7 @@ class Task:
                 return step()
             except TaskDeferred as deferred:
                 event = fire(deferred.trigger)
+                self.fired.append((deferred.trigger.serialize()[1], event))
                 resumed, how = self.make(**kwargs), {**(deferred.kwargs or {}), "event": event}
                 name = deferred.method_name
                 step = lambda o=resumed, n=name, k=how: o.resume_execution(n, k, context)  # noqa: E731
@@ -576,6 +580,16 @@ class TestALostAnswer:
         imports.server.on(V2_CREATE, imports._create)
         assert task(wait=False) == "1001"
 
+    def test_a_request_that_arrives_after_a_later_one_was_not_taken(self, imports: ImportServer) -> None:
+        task = Task(store=Store())
+        for answer in (Answer(how="close"), Answer(HTML, 503)):
+            imports.server.on(V2_CREATE, answer)
+            with pytest.raises(ImportApiUnreachable):
+                task()
+        imports.server.on(V2_CREATE, imports._create)
+        imports.add([[path] for path in FILES])
+        assert task(wait=False) == "1000"
+
     def test_nobody_listens(self, connect: Connect) -> None:
         connect(host=dead_url())
         with pytest.raises(ImportApiUnreachable, match="cannot be reached") as caught:
@@ -590,6 +604,93 @@ class TestALostAnswer:
         imports.lose = lose
         with pytest.raises(ImportJobAmbiguous):
             Task()()
+
+
+class TestKeysThatSettleIt:
+    """A server of which the connection says that it honours the key: nothing is looked for."""
+
+    @pytest.fixture
+    def imports(self, server: ScriptedServer, connect: Connect) -> ImportServer:
+        connect({"idempotency_keys": True})
+        return ImportServer(server)
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_it_tells_runs_with_the_same_files_apart(self, imports: ImportServer, kept: bool) -> None:
+        imports.state = "Importing"
+        runs = {run_id: Task(store=Store() if kept else None) for run_id in ("run-1", "run-2")}
+        for run_id, task in runs.items():
+            task.killed(idempotency_key=run_id)
+        assert [task(idempotency_key=run_id, wait=False) for run_id, task in runs.items()] == ["1000", "1001"]
+        assert len(imports.jobs) == 2
+
+    def test_it_finds_a_job_that_shows_no_files_yet(self, imports: ImportServer, store: Any) -> None:
+        # Milvus lists a job's files only once it imports, however long it queues.
+        imports.state = "Pending"
+        task = Task(store=store)
+        task.killed()
+        imports.jobs["1000"]["hidden"] = 99
+        assert task(wait=False) == "1000"
+        assert len(imports.jobs) == 1
+
+    def test_it_needs_no_list(self, imports: ImportServer, store: Any, told: Told) -> None:
+        imports.server.on(V2_LIST, Answer({"code": 1401, "message": "permission deny"}))
+        imports.state = "Importing"
+        task = Task(store=store)
+        task.killed()
+        with told:
+            assert task(wait=False) == task(wait=False) == "1000"
+        assert "permission deny" not in told
+
+    @pytest.mark.parametrize("listed", [True, False])
+    def test_a_failed_job_is_submitted_anew_each_time(self, imports: ImportServer, store: Any, listed: bool) -> None:
+        if not listed:
+            imports.server.on(V2_LIST, Answer({"code": 1401, "message": "permission deny"}))
+        imports.state = "Failed"
+        task = Task(store=store)
+        for number in (1, 2, 3):
+            with pytest.raises(ImportJobFailed):
+                task()
+            assert len(imports.jobs) == number
+        imports.state = "Completed"
+        task.killed()
+        assert task(wait=False) == task(wait=False) == "1003"
+        assert len(set(imports.keys)) == 4
+
+    @pytest.mark.parametrize("lost", TestALostAnswer.LOST)
+    def test_a_lost_answer(self, imports: ImportServer, connect: Connect, lost: str, told: Told) -> None:
+        connect({"timeout": 0.3, "idempotency_keys": "true"})
+        answers = [TestALostAnswer.LOST[lost], Answer(HTML, 503), None]
+        imports.lose = lambda job_id: answers.pop(0)
+        with told:
+            assert Task(store=Store())(wait=False) == "1000"
+        assert "again under the same key" in told
+        assert len(imports.creates) == 3
+        assert len(imports.jobs) == len(set(imports.keys_sent)) == 1
+        assert not imports.server.to(V2_DESCRIBE)
+
+    def test_answers_that_are_lost_again_and_again(self, imports: ImportServer, store: Any) -> None:
+        imports.lose = lambda job_id: Answer(how="close")
+        task = Task(store=store)
+        with pytest.raises(ImportApiUnreachable, match="makes no second one") as caught:
+            task()
+        assert caught.value.in_doubt
+        assert len(imports.creates) == 3
+        imports.lose = lambda job_id: None
+        assert task(wait=False) == "1000"
+        assert len(imports.jobs) == 1
+
+    def test_what_was_not_taken_is_not_sent_again(self, imports: ImportServer) -> None:
+        imports.server.on(V2_CREATE, Answer(HTML, 503))
+        with pytest.raises(ImportApiUnreachable):
+            Task()()
+        assert len(imports.creates) == 1
+
+    def test_other_files_after_a_clear(self, imports: ImportServer, store: Any) -> None:
+        task = Task(store=store)
+        task(wait=False)
+        with pytest.raises(ImportSettingInvalid, match=r"1000.*other files.*idempotency_key"):
+            task(files=["d.parquet"])
+        assert task(files=["d.parquet"], idempotency_key="again", wait=False) == "1001"
 
 
 @pytest.mark.parametrize(
@@ -967,4 +1068,97 @@ class TestStorage:
         seen += [captured.out, captured.err, repr(kept.written)]
         for secret in (self.ACCESS, self.SECRET, self.SESSION, TOKEN_PASSWORD):
             assert not any(secret in text for text in seen)
-        assert masked == [self.ACCESS, self.SECRET, self.SESSION]
+        assert set(masked) == {self.ACCESS, self.SECRET, self.SESSION}
+
+    ECHO = f"denied: <AWSAccessKeyId>{ACCESS}</AWSAccessKeyId>, {quote(SECRET, safe='')}, {SECRET}, {SESSION}"
+    #: Cut within a key by whoever shortens it.
+    LONG_ECHO = "x" * 488 + SECRET + "y" * 200
+
+    @pytest.mark.parametrize("dialect", ["v1", "v2"])
+    @pytest.mark.parametrize("deferrable", [False, True])
+    @pytest.mark.parametrize("echoed_by", ["job", "file", "error", "long error"])
+    def test_keys_that_the_server_echoes_stay_secret(
+        self,
+        server: ScriptedServer,
+        connect: Connect,
+        storage: Callable[..., None],
+        caplog: pytest.LogCaptureFixture,
+        capfd: Any,
+        dialect: str,
+        deferrable: bool,
+        echoed_by: str,
+    ) -> None:
+        connect({"api_version": dialect})
+        storage(**self.KEPT["aws" if dialect == "v2" else "s3"])  # v1 takes no session token
+        imports = ImportServer(server, dialect=dialect)
+        imports.state = "Importing"
+        looks = 0
+
+        def echo(asked: Any) -> Answer:
+            nonlocal looks
+            looks += 1
+            answer = imports._describe(asked) if dialect == "v2" else imports._v1_get(asked)
+            if looks == 1:
+                return answer
+            if "error" in echoed_by:
+                return Answer({"code": 7, "message": self.LONG_ECHO if echoed_by == "long error" else self.ECHO})
+            data, reason = answer.body["data"], "reason" if dialect == "v2" else "errorMessage"
+            (data if echoed_by == "job" else data["details"][0])[reason] = self.ECHO
+            ended = {"completeTime": "2026-01-01T00:00:00Z", "state": "Failed" if echoed_by == "job" else "Completed"}
+            data.update(ended if dialect == "v2" else {"completeTime": ended["completeTime"]})
+            return answer
+
+        server.on(V2_DESCRIBE if dialect == "v2" else V1_GET, echo)
+        kept = Store()
+        task = Task(deferrable, kept)
+        with caplog.at_level(logging.DEBUG), pytest.raises(AirflowException) as caught:
+            task(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store", outage_tolerance=0.01)
+        captured = capfd.readouterr()
+        seen = [str(caught.value), repr(caught.value.__dict__), repr(task.ti.pushed), caplog.text, repr(task.fired)]
+        seen += [captured.out, captured.err, repr(kept.written)]
+        for secret in (self.ACCESS, self.SECRET, *([self.SESSION] if dialect == "v2" else [])):
+            assert not any(secret[:8] in text for text in seen), secret
+        assert "***" in str(caught.value)
+        assert bool(task.fired) is deferrable
+        for kwargs, event in task.fired:
+            assert kwargs["storage_conn_id"] == "store"
+            assert "***" in event["message"]
+
+    @pytest.mark.parametrize("echoed_by", ["reason", "error"])
+    def test_where_the_keys_cannot_be_read_the_servers_words_are_kept_back(
+        self, imports: ImportServer, echoed_by: str, told: Told
+    ) -> None:
+        job_id = imports.add([["a.parquet"]], "Failed", reason=self.ECHO)
+        if echoed_by == "error":
+            imports.server.on(V2_DESCRIBE, Answer({"code": 7, "message": self.ECHO}))
+        terms = {"poke_interval": 0.01, "outage_tolerance": 0.02}
+        with told:
+            event = fire(ImportProgressTrigger(job_id=job_id, storage_conn_id="store", **terms))
+        assert event["verdict"] == ("job_failed" if echoed_by == "reason" else "unreachable")
+        assert f"import job {job_id} is not shown" in event["message"]
+        assert "connection 'store', which cannot be read" in event["message"]
+        assert self.ACCESS not in told
+        assert self.SECRET not in told
+
+    def test_a_trigger_names_a_storage_only_where_there_is_one(self) -> None:
+        assert "storage_conn_id" not in ImportProgressTrigger(job_id="1").serialize()[1]
+
+    @pytest.mark.parametrize("where", ["worker", "triggerer"])
+    def test_a_refused_abort_echoes_no_key(
+        self, imports: ImportServer, storage: Callable[..., None], where: str, told: Told
+    ) -> None:
+        storage(**self.KEPT["aws"])
+        imports.server.on(V2_ABORT, Answer({"code": 7, "message": self.ECHO}))
+        operator = Task().make(
+            files=None, object_urls=["s3://b/1"], storage_conn_id="store", wait=False, abort_on_kill=True
+        )
+        operator.execute({"ti": FakeTaskInstance()})
+        with told:
+            if where == "worker":
+                operator.on_kill()
+            else:
+                trigger = ImportProgressTrigger(job_id="1000", storage_conn_id="store", abort_on_kill=True)
+                asyncio.run(trigger.on_kill())
+        assert "was not aborted" in told
+        assert "denied: <AWSAccessKeyId>***" in told
+        assert not any(secret in told for secret in (self.ACCESS, self.SECRET, self.SESSION))

@@ -227,6 +227,7 @@ def test_the_form_speaks_of_the_import_api(form: Form) -> None:
         "Region ID",
         "Database",
         "API version",
+        "Idempotency keys",
         "Request timeout",
         "Requests per second",
         "Verify TLS",

@@ -72,3 +72,10 @@ CASES = [Case(*each) for each in product(MODES, ENDINGS, (False, True))]
 
 # Who waits for a job that `creating` submits: the task on its worker, the task in the triggerer, or a gate after it.
 CREATING = ("worker", "deferrable", "gate")
+
+# Tasks that a person ends: whether they wait in the triggerer, and whether that aborts their job.
+ENDED = {
+    f"{'triggerer' if deferrable else 'worker'}_{'aborts' if aborts else 'lets_go_on'}": (deferrable, aborts)
+    for deferrable in (False, True)
+    for aborts in (False, True)
+}

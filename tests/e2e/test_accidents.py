@@ -1,4 +1,5 @@
-"""What breaks under a gate: the server, the triggerer, the worker, the scheduler. Airflow on PostgreSQL."""
+"""What breaks under a gate: the server, the triggerer, the worker, the scheduler; and a person who ends it. Airflow on
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from example_dags.run_example import end, free_ports
+from tests.e2e.cases import ENDED
 from tests.e2e.harness import HarnessError, Postgres, wait_until
 from tests.e2e.rig import LOGIN, Rig, running
 
@@ -300,6 +302,41 @@ def test_gates_outlive_their_scheduler(rig: Rig, how: str) -> None:
         assert instance.state == "success"
         assert instance.try_number <= (1 if mode == "deferrable" else 2)
         assert rig.airflow.xcoms("single", run_id, mode)["import_job"]["job_id"] == jobs[mode]
+
+
+# A person
+
+
+def test_a_task_that_is_marked_failed_aborts_its_job_only_where_told_to(rig: Rig) -> None:
+    airflow = rig.airflow
+    run_id = airflow.trigger("ending")
+
+    def job_of(task_id: str) -> str | None:
+        found = airflow.xcoms("ending", run_id, task_id)
+        return str(found["job_id"]) if found else None
+
+    jobs = {task_id: wait_until(f"the job of {task_id}", lambda t=task_id: job_of(t)) for task_id in ENDED}
+
+    def waits(task_id: str) -> bool:
+        return "is uncommitted" in airflow.task_log("ending", run_id, task_id)
+
+    wait_until("every task waits for a commit", lambda: all(map(waits, ENDED)))
+    for task_id, (deferrable, _) in ENDED.items():
+        assert airflow.instance("ending", run_id, task_id).state == ("deferred" if deferrable else "running")
+
+    for task_id in ENDED:
+        airflow.mark_failed("ending", run_id, task_id)
+
+    for task_id, (_, aborts) in ENDED.items():
+        said = f"import job {jobs[task_id]} is aborted" if aborts else f"Import job {jobs[task_id]} goes on"
+        wait_until(said, lambda t=task_id, s=said: s in airflow.task_log("ending", run_id, t), 60)
+        assert state_of(rig, jobs[task_id]) == ("Failed" if aborts else "Uncommitted")
+        instance = airflow.instance("ending", run_id, task_id)
+        assert (instance.state, instance.try_number) == ("failed", 1)
+
+
+def state_of(rig: Rig, job_id: str) -> str:
+    return str(rig.call("describe", {"jobId": job_id})["data"]["state"])
 
 
 # After all of the above

@@ -194,7 +194,7 @@ class TestExtra:
     def test_null_and_empty_fields_are_as_good_as_none(self) -> None:
         names = ("cluster_id", "project_id", "region_id", "db_name", "api_version", "timeout", "verify", "cert")
         for nothing in (None, ""):
-            assert read(dict.fromkeys((*names, "max_requests_per_second"), nothing)) == read()
+            assert read(dict.fromkeys((*names, "max_requests_per_second", "idempotency_keys"), nothing)) == read()
 
     def test_v2_addressing(self) -> None:
         settings = read({"cluster_id": " in01 ", "project_id": "p", "region_id": "r", "db_name": "sales"})
@@ -219,6 +219,18 @@ class TestExtra:
     )
     def test_verify_is_a_bool_or_its_word(self, given: Any, verify: bool) -> None:
         assert read({"verify": given}).verify is verify
+
+    @pytest.mark.parametrize(
+        ("given", "keys"),
+        [(True, True), (False, False), ("true", True), ("false", False), (" False ", False), ("TRUE", True)],
+    )
+    def test_idempotency_keys_are_a_bool_or_its_word_and_take_v2(self, given: Any, keys: bool) -> None:
+        settings = read({"idempotency_keys": given})
+        assert (settings.idempotency_keys, settings.api_version) == (keys, "v2" if keys else "auto")
+
+    def test_v1_has_no_idempotency_keys(self) -> None:
+        assert "only v2 has such keys" in refusal({"idempotency_keys": True, "api_version": "v1"})
+        assert read({"idempotency_keys": False, "api_version": "v1"}).api_version == "v1"
 
     def test_verify_and_cert_are_paths_that_are_there(self, pem: tuple[str, str, str], tmp_path: Path) -> None:
         both, certificate, key = pem
@@ -261,6 +273,8 @@ class TestExtra:
             pytest.param({"project_id": "p"}, "'project_id' and 'region_id' go together", id="project alone"),
             pytest.param({"region_id": "r"}, "'project_id' and 'region_id' go together", id="region alone"),
             pytest.param({"verify": "yes"}, "'verify' must be the path of a file that is on", id="verify yes"),
+            pytest.param({"idempotency_keys": "yes"}, "'idempotency_keys' must be true or false", id="keys yes"),
+            pytest.param({"idempotency_keys": 1}, "'idempotency_keys' must be true or false, not 1", id="keys 1"),
             pytest.param({"verify": 1}, "'verify' must be true, false, or the path", id="verify 1"),
             pytest.param({"cert": "/no/such.pem"}, "'cert' must be the path of a file that is on", id="cert gone"),
             pytest.param({"cert": ["/no/such.pem"]}, "'cert' must be the path of a certificate, or", id="one"),

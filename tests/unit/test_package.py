@@ -100,6 +100,7 @@ class TestProviderInfo:
             "cert",
             "cluster_id",
             "db_name",
+            "idempotency_keys",
             "max_requests_per_second",
             "project_id",
             "region_id",
