@@ -53,7 +53,7 @@ class Size:
 
     gates: tuple[int, ...] = (10, 100, 200, 1000, 2000)
     repeats: int = 3
-    intervals: int = 10
+    intervals: int = 8
     poke_interval: float = 1.0
     many: int = 1000
     rate_seconds: float = 120.0
