@@ -101,7 +101,8 @@ class _Soak:
         if (event["job_id"], event["verdict"]) != (job.job_id, _VERDICTS[ending]) or now < job.end:
             self.wrong.append(f"{ending} {job.end - now:+.1f} s: {event}")
         down, up = self.outage
-        if _VERDICTS[ending] != "job_unknown" and not down - 5 < job.end < up + 60:
+        # The outage delays those that had not looked yet when it began, and for a while all ask for themselves.
+        if _VERDICTS[ending] != "job_unknown" and not down - 10 < job.end < up + 60:
             delay = now - job.end
             self.delays, self.delayed = self.delays + delay, self.delayed + 1
             self.longest_delay = max(self.longest_delay, delay)
