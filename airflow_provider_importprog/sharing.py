@@ -35,7 +35,7 @@ _JOBS_A_GATE = 100
 _GATES_A_CHECK = 100
 # A list that failed is asked for again after so many intervals, then after twice as many.
 _FIRST_REST = 2
-_LONGEST_REST = 64
+_LONGEST_REST = 16
 # A list that does not show a job which the server knows will not be worth asking.
 _MOST_MISSED = 2
 _SPREAD = 1.1
