@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -13,6 +15,9 @@ from airflow_provider_importprog import checks, describe
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
 from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
+
+if TYPE_CHECKING:
+    from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
 
 # In bytes. Airflow logs every event and keeps it in its database; who resumes finds the whole message anew.
 _LONGEST_MESSAGE = 2000
@@ -90,10 +95,8 @@ class ImportProgressTrigger(BaseTrigger):
         if not self.abort_on_kill:
             self.log.info("The task was ended while it waited. Import job %s goes on.", self.job_id)
             return
-        from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
-
         try:
-            await ImportProgressAsyncHook(self.importprog_conn_id).abort_import_job(self.job_id, self.cluster_id)
+            await (await self._hook()).abort_import_job(self.job_id, self.cluster_id)
         except ImportProgressException as error:
             said = await self._blotted(str(error))
             self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, said)
@@ -115,11 +118,12 @@ class ImportProgressTrigger(BaseTrigger):
         }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
-    async def _wait(self, gate: Gate) -> Decision:
-        # Imported here, because the hook loads requests, which no DAG file should pay for.
-        from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
+    async def _hook(self) -> ImportProgressAsyncHook:
+        loaded = _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
+        return loaded(self.importprog_conn_id)
 
-        hook = ImportProgressAsyncHook(self.importprog_conn_id)
+    async def _wait(self, gate: Gate) -> Decision:
+        hook = await self._hook()
         interval, two_phase = self.terms.poke_interval, self.terms.two_phase
         async with hook.watch(self.job_id, self.cluster_id, interval, two_phase=two_phase) as watch:
             while True:
@@ -152,3 +156,16 @@ class ImportProgressTrigger(BaseTrigger):
                 f"What the server said of import job {self.job_id} is not shown: it may hold keys of connection "
                 f"{self.storage_conn_id!r}, which cannot be read now ({type(error).__name__})."
             )
+
+
+@cache
+def _load_hook() -> type[ImportProgressAsyncHook]:
+    """Import the hook and all that it needs: half a second, in which the other gates of a triggerer must not stand.
+
+    No DAG file should pay for it either.
+    """
+    for name in ("aiohttp", "aiolimiter", "yarl"):
+        import_module(name)
+    from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
+
+    return ImportProgressAsyncHook

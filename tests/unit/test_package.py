@@ -203,3 +203,22 @@ class TestWhatImportingCosts:
         )
         assert "airflow_provider_importprog.api.client" in loaded
         assert not loaded & ({"airflow"} | HEAVY)
+
+    def test_a_trigger_loads_its_http_client_off_the_event_loop(self) -> None:
+        """It takes half a second, in which every other gate of the triggerer would stand still."""
+        loaded = modules_after(
+            "import asyncio, os, sys, threading\n"
+            "from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger\n"
+            "class Spy:\n"
+            "    def find_spec(self, name, *_):\n"
+            "        if threading.current_thread() is threading.main_thread():\n"
+            "            sys.modules['on the loop: ' + name] = sys\n"
+            "async def run():\n"
+            "    sys.meta_path.insert(0, Spy())\n"
+            "    trigger = ImportProgressTrigger('1', poke_interval=0, outage_tolerance=0)\n"
+            "    print([event async for event in trigger.run()])\n"
+            'os.environ[\'AIRFLOW_CONN_IMPORTPROG_DEFAULT\'] = \'{"conn_type": "importprog", "host": "http://127.0.0.1:1"}\'\n'
+            "asyncio.run(run())"
+        )
+        assert {"aiohttp", "requests"} <= loaded
+        assert loaded & {f"on the loop: {name}" for name in HEAVY} == set()
