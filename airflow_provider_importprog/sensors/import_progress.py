@@ -51,6 +51,7 @@ _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
 }
 # After these the worker asks for the details; after an outage, whether it is over.
 _WORTH_ASKING = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.UNREACHABLE)
+_DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
 class ImportGateOperator(BaseSensorOperator):
@@ -75,7 +76,7 @@ class ImportGateOperator(BaseSensorOperator):
         allow_failed_files: bool = False,
         outage_tolerance: float | timedelta = 900,
         unknown_job_grace: float | timedelta = 60,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        deferrable: bool = _DEFAULT_DEFERRABLE,
         poke_interval: float | timedelta = 30,
         timeout: float | timedelta = 24 * 60 * 60,
         **kwargs: Any,
@@ -318,8 +319,34 @@ class ImportProgressSensor(ImportGateOperator):
 
     template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
 
-    def __init__(self, *, job_id: str | XComArg, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    # The base class's parameters once more, because a signature is what users read, and their editors check.
+    def __init__(
+        self,
+        *,
+        job_id: str | XComArg,
+        cluster_id: str | None = None,
+        importprog_conn_id: str = "importprog_default",
+        wait_for: Literal["completed", "uncommitted"] = "completed",
+        allow_failed_files: bool = False,
+        outage_tolerance: float | timedelta = 900,
+        unknown_job_grace: float | timedelta = 60,
+        deferrable: bool = _DEFAULT_DEFERRABLE,
+        poke_interval: float | timedelta = 30,
+        timeout: float | timedelta = 24 * 60 * 60,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            cluster_id=cluster_id,
+            importprog_conn_id=importprog_conn_id,
+            wait_for=wait_for,
+            allow_failed_files=allow_failed_files,
+            outage_tolerance=outage_tolerance,
+            unknown_job_grace=unknown_job_grace,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            **kwargs,
+        )
         self.job_id = job_id
         if job_id is None or isinstance(job_id, (str, bytes, bool, float, list, tuple, dict, set)):
             checks.job_id(job_id)  # anything else is a number, or is known only when the task runs
