@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -20,15 +22,22 @@ def names(dag_id: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(rig: Rig) -> dict[str, str]:
-    """Run each DAG over a job that ends once its gate is deferred."""
+def runs(rig: Rig) -> Iterator[dict[str, str]]:
+    """Run each DAG over a job that ends once its gate is deferred. The two gates share a list."""
+    rig.wire.lists, began = True, time.monotonic()
     jobs = {dag_id: rig.submit(*names(dag_id)) for dag_id in FILES}
     runs = {dag_id: rig.airflow.trigger(dag_id, {"job": job}) for dag_id, job in jobs.items()}
-    for dag_id, job in jobs.items():
+    for dag_id in jobs:
         gate = partial(rig.airflow.instance, dag_id, runs[dag_id], "gate")
         wait_until("the gate is deferred", lambda gate=gate: gate().state == "deferred")
+    wait_until(
+        "the gates share a list",
+        lambda: any(asked.path.endswith("/list") and asked.at > began for asked in rig.wire.asked()),
+    )
+    for job in jobs.values():
         rig.commit(job)
-    return runs
+    yield runs
+    rig.wire.lists = False
 
 
 def test_tasks_map_over_lists_of_ten_thousand_files(rig: Rig, runs: dict[str, str]) -> None:

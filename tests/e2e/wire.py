@@ -49,6 +49,8 @@ class Wire:
     """
 
     def __init__(self, upstream: str) -> None:
+        #: Whether gates may ask for a list of all jobs, and so share it. A rule steps in when its own job is asked for.
+        self.lists = False
         self._upstream = upstream
         self._lock = threading.Lock()
         self._asked: list[Asked] = []
@@ -148,6 +150,8 @@ class Wire:
             return web.Response(status=status, text=text, content_type="application/json")
         elif rule is not None and rule.action is not None and act:
             await asyncio.to_thread(rule.action)
+        if request.path.endswith("/list") and not values.get("collectionName") and not self.lists:
+            return web.json_response({"code": 1401, "message": "no privilege to list"}, status=403)
         headers = {name: value for name, value in request.headers.items() if name.lower() in _FORWARDED}
         assert self._session is not None
         try:
