@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """An Airflow for every module that brings none of its own. On a busy machine, SQLite answers calls with HTTP 500."""
+    """An Airflow for every module that brings none of its own; on SQLite, calls to a busy one end in HTTP 500."""
     with running(tmp_path_factory.mktemp("airflow") / "airflow", Postgres()) as rig:
         yield rig
         rig.airflow.stop()
