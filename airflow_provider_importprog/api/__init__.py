@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_importprog.api.client import ApiVersion, ImportApi
     from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
-    from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response
+    from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, Response
 
 __all__ = [
     "Address",
@@ -24,7 +24,7 @@ __all__ = [
 
 _MODULES = {"ApiVersion": "client", "ImportApi": "client"}
 _MODULES |= dict.fromkeys(("ImportFile", "ImportJob", "ImportState"), "model")
-_MODULES |= dict.fromkeys(("Address", "NewImportJob", "Request", "Response"), "wire")
+_MODULES |= dict.fromkeys(("Address", "NewImportJob", "Request", "Response"), "protocol")
 
 
 def __getattr__(name: str) -> Any:

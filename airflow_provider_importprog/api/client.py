@@ -25,7 +25,7 @@ from airflow_provider_importprog.api.errors import (
     Unsupported,
 )
 from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
-from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, Response, read
+from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, Response, read
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What can go wrong between a request and an import job, as exceptions.
 
 Each is a sentence about one answer. What it means for a waiting gate is decided in
-:mod:`airflow_provider_importprog.gate`, what it means for a task in
+:mod:`airflow_provider_importprog._gate`, what it means for a task in
 :mod:`airflow_provider_importprog.exceptions`.
 """
 

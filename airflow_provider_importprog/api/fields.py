@@ -84,7 +84,7 @@ def identifier(data: Mapping[str, Any], name: str, expected: str | None = None) 
     return value
 
 
-def moment(data: Mapping[str, Any], name: str) -> datetime | None:
+def timestamp(data: Mapping[str, Any], name: str) -> datetime | None:
     """Return a time in UTC, or None where it stands for null. A time without a zone is taken for UTC."""
     value = text(data, name)
     if value is None:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from airflow_provider_importprog.api import fields
 from airflow_provider_importprog.api.errors import Unsupported
 from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
-from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
+from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, encode_json
 
 NAME = "v1"
 TWO_PHASE = False
@@ -49,7 +49,7 @@ def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> Import
         state=state,
         progress=_progress(answer, state, scale),
         file_size=fields.count(answer, "fileSize"),
-        complete_time=fields.moment(answer, "completeTime"),
+        complete_time=fields.timestamp(answer, "completeTime"),
         error_message=fields.text(answer, "errorMessage"),
         counts=(done, len(details)),
     )
@@ -126,7 +126,7 @@ def _state(entry: Mapping[str, Any]) -> ImportState:
     """Infer the state of a job or a file, which v1 does not tell."""
     if fields.text(entry, "errorMessage") is not None:
         return ImportState.FAILED
-    if fields.moment(entry, "completeTime") is not None:
+    if fields.timestamp(entry, "completeTime") is not None:
         return ImportState.COMPLETED
     # A null completeTime is still going on, whatever the percentage: only a missing key leaves it to that.
     if "completeTime" not in entry and fields.percent(entry.get("readyPercentage")) >= 100:
@@ -160,7 +160,7 @@ def _parse_file(detail: Mapping[str, Any], scale: float) -> ImportFile:
         file_size=fields.count(detail, "fileSize"),
         state=state,
         progress=_progress(detail, state, scale),
-        complete_time=fields.moment(detail, "completeTime"),
+        complete_time=fields.timestamp(detail, "completeTime"),
         error_message=fields.text(detail, "errorMessage"),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_importprog.api import fields
 from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
-from airflow_provider_importprog.api.wire import Address, NewImportJob, Request, encode_json
+from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, encode_json
 
 NAME = "v2"
 TWO_PHASE = True
@@ -138,7 +138,7 @@ def _parse_job(job: Mapping[str, Any], job_id: str, counts: tuple[int, int] | No
         file_size=fields.count(job, "fileSize"),
         imported_rows=fields.count(job, "importedRows"),
         total_rows=fields.count(job, "totalRows"),
-        complete_time=fields.moment(job, "completeTime"),
+        complete_time=fields.timestamp(job, "completeTime"),
         error_message=fields.text(job, "reason"),
         counts=counts,
     )
@@ -153,7 +153,7 @@ def _parse_file(detail: Mapping[str, Any]) -> ImportFile:
         progress=_progress(detail, state),
         imported_rows=fields.count(detail, "importedRows"),
         total_rows=fields.count(detail, "totalRows"),
-        complete_time=fields.moment(detail, "completeTime"),
+        complete_time=fields.timestamp(detail, "completeTime"),
         error_message=fields.text(detail, "reason"),
     )
 

@@ -18,7 +18,12 @@ from weakref import WeakKeyDictionary
 import requests
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_importprog import checks, get_provider_info
+from airflow_provider_importprog import _validation, get_provider_info
+from airflow_provider_importprog._async_client import AsyncClient
+from airflow_provider_importprog._blocking_client import BlockingClient
+from airflow_provider_importprog._connection import CONN_TYPE, ImportConnection
+from airflow_provider_importprog._shared_list import Poller
+from airflow_provider_importprog._submission import new_import_job
 from airflow_provider_importprog.api import ImportApi, ImportJob
 from airflow_provider_importprog.api.client import Call
 from airflow_provider_importprog.api.errors import (
@@ -27,16 +32,12 @@ from airflow_provider_importprog.api.errors import (
     NotPermitted,
     UnexpectedAnswer,
 )
-from airflow_provider_importprog.connection import CONN_TYPE, ImportConnection
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound
-from airflow_provider_importprog.sharing import Watch
-from airflow_provider_importprog.submission import new_import_job
-from airflow_provider_importprog.transport import AsyncClient, BlockingClient
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from airflow_provider_importprog.storage import StorageKeys
+    from airflow_provider_importprog._storage import StorageKeys
 
 T = TypeVar("T")
 
@@ -105,7 +106,9 @@ class ImportProgressHook(BaseHook):
         """
         if two_phase:
             self._settings.check_two_phase()
-        return self._carry(lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id, two_phase=two_phase))
+        return self._carry(
+            lambda api: api.get_import_progress(_validation.job_id(job_id), cluster_id, two_phase=two_phase)
+        )
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
@@ -166,7 +169,7 @@ class ImportProgressHook(BaseHook):
 
         :raises ImportApiRefused: it cannot be committed as it is, or the server is too old.
         """
-        self._carry(lambda api: api.commit_import_job(checks.job_id(job_id), cluster_id))
+        self._carry(lambda api: api.commit_import_job(_validation.job_id(job_id), cluster_id))
 
     def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """End an import job that is not committed, and drop its rows. Milvus 3.0 and later.
@@ -175,7 +178,7 @@ class ImportProgressHook(BaseHook):
 
         :raises ImportApiRefused: it cannot be aborted as it is, or the server is too old.
         """
-        self._carry(lambda api: api.abort_import_job(checks.job_id(job_id), cluster_id))
+        self._carry(lambda api: api.abort_import_job(_validation.job_id(job_id), cluster_id))
 
     def test_connection(self) -> tuple[bool, str]:
         """Say whether the server can be reached, accepts the token, and which dialects it serves."""
@@ -206,7 +209,7 @@ class ImportProgressHook(BaseHook):
         if self.storage_conn_id is None:
             return None
         # Imported here, because few imports need it.
-        from airflow_provider_importprog.storage import storage_keys
+        from airflow_provider_importprog._storage import storage_keys
 
         return storage_keys(self.storage_conn_id)
 
@@ -249,9 +252,9 @@ class ImportProgressAsyncHook(BaseHook):
         await self._entered.aclose()
 
     @asynccontextmanager
-    async def watch(
+    async def poller(
         self, job_id: str, cluster_id: str | None, interval: float, *, two_phase: bool = False
-    ) -> AsyncIterator[Watch]:
+    ) -> AsyncIterator[Poller]:
         """Look at an import job every so often, along with all others that look at the same place.
 
         :param interval: seconds between two looks.
@@ -261,8 +264,8 @@ class ImportProgressAsyncHook(BaseHook):
         if two_phase:
             settings.check_two_phase()
         async with AsyncClient.shared(settings) as client:
-            with client.watch(job_id, cluster_id, interval, two_phase) as watch:
-                yield watch
+            with client.poller(job_id, cluster_id, interval, two_phase) as poller:
+                yield poller
 
     async def get_import_progress(
         self, job_id: str | int, cluster_id: str | None = None, *, two_phase: bool = False
@@ -271,7 +274,7 @@ class ImportProgressAsyncHook(BaseHook):
         if two_phase:
             (await self._settings()).check_two_phase()
         return await self._carry(
-            lambda api: api.get_import_progress(checks.job_id(job_id), cluster_id, two_phase=two_phase)
+            lambda api: api.get_import_progress(_validation.job_id(job_id), cluster_id, two_phase=two_phase)
         )
 
     async def list_import_jobs(
@@ -314,11 +317,11 @@ class ImportProgressAsyncHook(BaseHook):
 
     async def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """See :meth:`ImportProgressHook.commit_import_job`."""
-        await self._carry(lambda api: api.commit_import_job(checks.job_id(job_id), cluster_id))
+        await self._carry(lambda api: api.commit_import_job(_validation.job_id(job_id), cluster_id))
 
     async def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """See :meth:`ImportProgressHook.abort_import_job`."""
-        await self._carry(lambda api: api.abort_import_job(checks.job_id(job_id), cluster_id))
+        await self._carry(lambda api: api.abort_import_job(_validation.job_id(job_id), cluster_id))
 
     async def test_connection(self) -> tuple[bool, str]:
         """See :meth:`ImportProgressHook.test_connection`."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_importprog import checks, describe, submission
+from airflow_provider_importprog import _messages, _submission, _validation
+from airflow_provider_importprog._gate_operator import ImportGateOperator, hook_of
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
-from airflow_provider_importprog.sensors.import_progress import ImportGateOperator, hook_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
@@ -89,12 +89,12 @@ class CreateImportJobOperator(ImportGateOperator):
         self.volume_name = volume_name
         self.data_paths = data_paths
         self.partition_name = partition_name
-        self.auto_commit = checks.flag(auto_commit, "auto_commit")
+        self.auto_commit = _validation.flag(auto_commit, "auto_commit")
         self.options = options
         self.storage_conn_id = storage_conn_id
         self.idempotency_key = idempotency_key
-        self.wait = checks.flag(wait, "wait")
-        self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
+        self.wait = _validation.flag(wait, "wait")
+        self.abort_on_kill = _validation.flag(abort_on_kill, "abort_on_kill")
         self._check_what_is_known()
 
     def execute(self, context: Context) -> Any:
@@ -121,22 +121,22 @@ class CreateImportJobOperator(ImportGateOperator):
             self.log.info("The task was ended. Import job %s goes on.", self.job_id)
             return
         try:
-            self._hook.abort_import_job(self.job_id, checks.optional_id(self.cluster_id, "cluster_id"))
+            self._hook.abort_import_job(self.job_id, _validation.optional_id(self.cluster_id, "cluster_id"))
         except ImportProgressException as error:
             self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, error)
         else:
             self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
 
-    def _submission(self, context: Context) -> submission.Submission:
+    def _submission(self, context: Context) -> _submission.Submission:
         ti: Any = context["ti"]
-        new = submission.new_import_job(**self._fields())
+        new = _submission.new_import_job(**self._fields())
         if (keys := self._hook.storage_keys) is not None:
             new = replace(new, **asdict(keys))
-        return submission.Submission(
+        return _submission.Submission(
             self._hook,
             new,
-            new.idempotency_key or submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index),
-            checks.optional_id(self.cluster_id, "cluster_id"),
+            new.idempotency_key or _submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index),
+            _validation.optional_id(self.cluster_id, "cluster_id"),
             log=self.log,
             store=context.get("task_state_store"),  # Airflow 3.3 and later
             try_number=ti.try_number,
@@ -169,9 +169,9 @@ class CreateImportJobOperator(ImportGateOperator):
         fields = self._fields()
         known = {name: value for name, value in fields.items() if _is_literal(value)}
         if len(known) == len(fields):
-            submission.new_import_job(**known)
+            _submission.new_import_job(**known)
         else:
-            submission.check(known)
+            _submission.check(known)
 
 
 class CommitImportJobOperator(ImportGateOperator):
@@ -193,14 +193,14 @@ class CommitImportJobOperator(ImportGateOperator):
         super().__init__(wait_for="completed", **kwargs)
         _refuse_reschedule(self)
         self.job_id = job_id
-        self.wait = checks.flag(wait, "wait")
+        self.wait = _validation.flag(wait, "wait")
 
     def execute(self, context: Context) -> Any:
         """Commit the job, and wait until it is completed unless told not to."""
         self._start()
         with self._soft_failing():
-            job_id = checks.job_id(self.job_id)
-            self._hook.commit_import_job(job_id, checks.optional_id(self.cluster_id, "cluster_id"))
+            job_id = _validation.job_id(self.job_id)
+            self._hook.commit_import_job(job_id, _validation.optional_id(self.cluster_id, "cluster_id"))
         self.log.info("Import job %s is committed.", job_id)
         return self._wait(context) if self.wait else job_id
 
@@ -236,9 +236,9 @@ class AbortImportJobOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Abort the job, say what was dropped, and return the job's id."""
         hook = hook_of(self.importprog_conn_id)
-        job_id, cluster_id = checks.job_id(self.job_id), checks.optional_id(self.cluster_id, "cluster_id")
+        job_id, cluster_id = _validation.job_id(self.job_id), _validation.optional_id(self.cluster_id, "cluster_id")
         try:
-            was = describe.progress(hook.get_import_progress(job_id, cluster_id), None)
+            was = _messages.progress(hook.get_import_progress(job_id, cluster_id), None)
         except ImportProgressException:
             was = "in a state that is not known"
         hook.abort_import_job(job_id, cluster_id)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_importprog import checks, describe
+from airflow_provider_importprog import _messages, _validation
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
-from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -58,19 +58,19 @@ class ImportProgressTrigger(BaseTrigger):
         storage_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
-        self.job_id = checks.job_id(job_id)
+        self.job_id = _validation.job_id(job_id)
         self.cluster_id = cluster_id
         self.importprog_conn_id = importprog_conn_id
         self.started_at = started_at
         self.last_shown = list(last_shown)
-        self.abort_on_kill = checks.flag(abort_on_kill, "abort_on_kill")
+        self.abort_on_kill = _validation.flag(abort_on_kill, "abort_on_kill")
         self.storage_conn_id = storage_conn_id
-        self.terms = Terms(
-            wait_for=checks.wait_for(wait_for),
-            allow_failed_files=checks.flag(allow_failed_files, "allow_failed_files"),
-            poke_interval=checks.seconds(poke_interval, "poke_interval"),
-            outage_tolerance=checks.seconds(outage_tolerance, "outage_tolerance"),
-            unknown_job_grace=checks.seconds(unknown_job_grace, "unknown_job_grace"),
+        self.policy = GatePolicy(
+            wait_for=_validation.wait_for(wait_for),
+            allow_failed_files=_validation.flag(allow_failed_files, "allow_failed_files"),
+            poke_interval=_validation.seconds(poke_interval, "poke_interval"),
+            outage_tolerance=_validation.seconds(outage_tolerance, "outage_tolerance"),
+            unknown_job_grace=_validation.seconds(unknown_job_grace, "unknown_job_grace"),
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -83,7 +83,7 @@ class ImportProgressTrigger(BaseTrigger):
                 "importprog_conn_id": self.importprog_conn_id,
                 "started_at": self.started_at,
                 "last_shown": self.last_shown,
-                **asdict(self.terms),
+                **asdict(self.policy),
                 # A triggerer of an older release, as there may be during an upgrade, does not know them.
                 **({"abort_on_kill": True} if self.abort_on_kill else {}),
                 **({"storage_conn_id": self.storage_conn_id} if self.storage_conn_id is not None else {}),
@@ -98,15 +98,15 @@ class ImportProgressTrigger(BaseTrigger):
         try:
             await (await self._hook()).abort_import_job(self.job_id, self.cluster_id)
         except ImportProgressException as error:
-            said = await self._blotted(str(error))
+            said = await self._redacted(str(error))
             self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, said)
         else:
             self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""
-        gate = Gate(self.job_id, self.terms, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
-        await asyncio.sleep(self.terms.poke_interval)
+        gate = Gate(self.job_id, self.policy, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
+        await asyncio.sleep(self.policy.poke_interval)
         try:
             decision = await self._wait(gate)
         except ImportSettingInvalid as error:
@@ -114,7 +114,7 @@ class ImportProgressTrigger(BaseTrigger):
         event = {
             "job_id": self.job_id,
             "verdict": decision.verdict.value,
-            "message": describe.brief(decision.message, _LONGEST_MESSAGE),
+            "message": _messages.brief(decision.message, _LONGEST_MESSAGE),
         }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
@@ -124,27 +124,27 @@ class ImportProgressTrigger(BaseTrigger):
 
     async def _wait(self, gate: Gate) -> Decision:
         hook = await self._hook()
-        interval, two_phase = self.terms.poke_interval, self.terms.two_phase
-        async with hook.watch(self.job_id, self.cluster_id, interval, two_phase=two_phase) as watch:
+        interval, two_phase = self.policy.poke_interval, self.policy.two_phase
+        async with hook.poller(self.job_id, self.cluster_id, interval, two_phase=two_phase) as poller:
             while True:
                 try:
-                    job = await watch.look(gate.waits_for)
+                    job = await poller.poll(gate.waits_for)
                 except ImportSettingInvalid:
                     raise
                 except ImportProgressException as error:
-                    error.args = (await self._blotted(str(error)),)  # which the gate logs
+                    error.args = (await self._redacted(str(error)),)  # which the gate logs
                     decision = gate.failed(error)
                 else:
                     decision = gate.answered(job)
                 if decision.verdict is not Verdict.WAIT:
-                    return replace(decision, message=await self._blotted(decision.message))
-                await watch.pause(decision.delay)
+                    return replace(decision, message=await self._redacted(decision.message))
+                await poller.pause(decision.delay)
 
-    async def _blotted(self, words: str) -> str:
+    async def _redacted(self, words: str) -> str:
         """Return what a server said without the keys of the object storage, should it have echoed them."""
         if self.storage_conn_id is None:
             return words
-        from airflow_provider_importprog.storage import async_storage_keys
+        from airflow_provider_importprog._storage import async_storage_keys
 
         try:
             # Here and not in the hook: all gates of a connection share its session, whatever storage they import from.

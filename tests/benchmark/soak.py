@@ -130,7 +130,7 @@ async def _watch(samples: list[tuple[float, int, int, int]]) -> None:
 
 
 async def _run(url: str, seconds: float) -> dict[str, Any]:
-    from airflow_provider_importprog.transport import AsyncClient
+    from airflow_provider_importprog._async_client import AsyncClient
     from tests.benchmark.subjects import Target, connect
 
     conn_id = connect(Target(url, POKE_INTERVAL, RATE))

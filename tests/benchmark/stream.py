@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_importprog.gate import Gate, Terms
+from airflow_provider_importprog._gate import Gate, GatePolicy
 from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
 from airflow_provider_importprog.verdict import Verdict
 
@@ -40,7 +40,7 @@ class StreamTrigger(BaseEventTrigger):
                 yield {job.job_id: job for job in await hook.list_import_jobs()}
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
-        gate = Gate(self.job_id, Terms(poke_interval=self.poke_interval), log=self.log)
+        gate = Gate(self.job_id, GatePolicy(poke_interval=self.poke_interval), log=self.log)
         async with ImportProgressAsyncHook(self.importprog_conn_id) as hook:
             async for jobs in shared_stream:
                 decision = gate.answered(jobs[self.job_id])

@@ -20,7 +20,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_importprog import submission
+from airflow_provider_importprog import _submission
+from airflow_provider_importprog._blocking_client import BlockingClient
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
     ImportApiUnreachable,
@@ -35,7 +36,6 @@ from airflow_provider_importprog.operators.import_job import (
     CommitImportJobOperator,
     CreateImportJobOperator,
 )
-from airflow_provider_importprog.transport import BlockingClient
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.blackbox.driver import TOKEN_PASSWORD, Connect, FakeTaskInstance, fire
 from tests.blackbox.imports import BrokenStore, ImportServer, Store
@@ -152,8 +152,8 @@ def imports(request: pytest.FixtureRequest, server: ScriptedServer, connect: Con
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(submission, "_MOMENT", 0)
-    monkeypatch.setattr(submission, "_PAUSES", (0, 0))
+    monkeypatch.setattr(_submission, "_MOMENT", 0)
+    monkeypatch.setattr(_submission, "_PAUSES", (0, 0))
     return
 
 
@@ -1048,7 +1048,7 @@ class TestStorage:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         masked: list[Any] = []
-        monkeypatch.setattr("airflow_provider_importprog.storage.mask_secret", masked.append)
+        monkeypatch.setattr("airflow_provider_importprog._storage.mask_secret", masked.append)
         storage(**self.KEPT["aws"])
         imports.state = "Importing"
         kept = Store()
@@ -1131,9 +1131,9 @@ class TestStorage:
         job_id = imports.add([["a.parquet"]], "Failed", reason=self.ECHO)
         if echoed_by == "error":
             imports.server.on(V2_DESCRIBE, Answer({"code": 7, "message": self.ECHO}))
-        terms = {"poke_interval": 0.01, "outage_tolerance": 0.02}
+        policy = {"poke_interval": 0.01, "outage_tolerance": 0.02}
         with told:
-            event = fire(ImportProgressTrigger(job_id=job_id, storage_conn_id="store", **terms))
+            event = fire(ImportProgressTrigger(job_id=job_id, storage_conn_id="store", **policy))
         assert event["verdict"] == ("job_failed" if echoed_by == "reason" else "unreachable")
         assert f"import job {job_id} is not shown" in event["message"]
         assert "connection 'store', which cannot be read" in event["message"]

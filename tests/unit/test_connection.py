@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog.api import Address, ImportFile, ImportJob, ImportState, Request, Response
 from airflow_provider_importprog.api.errors import ImportApiError
-from airflow_provider_importprog.api.wire import read as read_answer
-from airflow_provider_importprog.connection import ImportConnection
+from airflow_provider_importprog.api.protocol import read as read_answer
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 from tests.unit.helpers import raw, said
 

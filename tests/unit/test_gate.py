@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_importprog import describe
+from airflow_provider_importprog import _messages
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
@@ -16,7 +17,6 @@ from airflow_provider_importprog.exceptions import (
     ImportJobUnknown,
     ImportProgressException,
 )
-from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
 from tests.unit.helpers import Clock, Log
 
@@ -26,9 +26,9 @@ INF = float("inf")
 class Watch:
     """A gate with what surrounds it."""
 
-    def __init__(self, **terms: Any) -> None:
+    def __init__(self, **policy: Any) -> None:
         self.clock, self.log = Clock(), Log()
-        self.gate = Gate("7", Terms(**terms), log=self.log, clock=self.clock)
+        self.gate = Gate("7", GatePolicy(**policy), log=self.log, clock=self.clock)
 
     def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
         decision = self.gate.failed(ImportApiUnreachable(message, retry_after=retry_after))
@@ -126,7 +126,7 @@ class TestAnswers:
         assert "Import job 7 cannot be watched. The server does not accept the token. Check" in decision.message
 
     def test_a_gate_hands_on_the_job_that_another_one_saw_last(self) -> None:
-        gate = Gate("7", Terms(outage_tolerance=0), log=Log(), job=ImportJob.from_summary(job().summary()))
+        gate = Gate("7", GatePolicy(outage_tolerance=0), log=Log(), job=ImportJob.from_summary(job().summary()))
         assert gate.failed(ImportApiUnreachable("HTTP 503")).job == job()
 
     def test_an_error_that_carries_no_wait_is_an_outage_too(self) -> None:
@@ -184,7 +184,7 @@ class TestUnknownJob:
 
     def test_the_grace_counts_from_the_gates_start_in_an_earlier_process(self) -> None:
         clock = Clock()
-        gate = Gate("7", Terms(unknown_job_grace=60.0), log=Log(), clock=clock, started_at=clock() - 61)
+        gate = Gate("7", GatePolicy(unknown_job_grace=60.0), log=Log(), clock=clock, started_at=clock() - 61)
         assert gate.waited == 61
         assert gate.failed(ImportJobUnknown("no record")).verdict is Verdict.JOB_UNKNOWN
 
@@ -379,7 +379,7 @@ class TestLog:
     def test_another_process_goes_on_where_the_log_left_off(self) -> None:
         here, there = Watch(), Watch()
         here.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),))
-        there.gate = Gate("7", Terms(), log=there.log, last_shown=json.loads(json.dumps(here.gate.last_shown)))
+        there.gate = Gate("7", GatePolicy(), log=there.log, last_shown=json.loads(json.dumps(here.gate.last_shown)))
         there.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),))
         assert not there.log.lines
         there.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),), imported_rows=7)
@@ -397,7 +397,7 @@ MANY = 10_000
 
 def event_size(decision: Decision) -> int:
     """Return the bytes of the event that the trigger makes of a decision."""
-    message = describe.brief(decision.message, 2000)
+    message = _messages.brief(decision.message, 2000)
     return len(json.dumps({"job_id": "7", "verdict": decision.verdict.value, "message": message}))
 
 

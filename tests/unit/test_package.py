@@ -195,7 +195,7 @@ class TestWhatImportingCosts:
 
     def test_the_keys_of_a_storage_are_read_only_where_there_are_some(self) -> None:
         loaded = modules_after("import airflow_provider_importprog.operators.import_job")
-        assert "airflow_provider_importprog.storage" not in loaded
+        assert "airflow_provider_importprog._storage" not in loaded
 
     def test_the_wire_needs_neither_airflow_nor_an_http_client(self) -> None:
         loaded = modules_after(

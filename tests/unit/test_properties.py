@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_importprog import describe
+from airflow_provider_importprog import _messages
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
 from airflow_provider_importprog.api import (
     Address,
     ApiVersion,
@@ -26,7 +27,6 @@ from airflow_provider_importprog.api import (
 )
 from airflow_provider_importprog.api.errors import ImportApiError, UnexpectedAnswer
 from airflow_provider_importprog.exceptions import from_api_error
-from airflow_provider_importprog.gate import Decision, Gate, Terms
 from airflow_provider_importprog.verdict import Verdict
 from tests.unit.helpers import Clock, Log, Server
 
@@ -254,7 +254,7 @@ def judged_by_the_oracle(version: ApiVersion, answer: Any) -> Verdict:
 
 
 def decide(result: ImportJob | ImportApiError) -> Decision:
-    gate = Gate("1", Terms(), log=Log(), clock=Clock())
+    gate = Gate("1", GatePolicy(), log=Log(), clock=Clock())
     return gate.answered(result) if isinstance(result, ImportJob) else gate.failed(from_api_error(result, str(result)))
 
 
@@ -362,7 +362,7 @@ class TestEvent:
         self, version: ApiVersion, answer: Any, status: int, headers: dict[str, str]
     ) -> None:
         decision = decide(ask(version, Response(status, headers, json.dumps(answer).encode())))
-        event = {"verdict": decision.verdict.value, "message": describe.brief(decision.message, 2000)}
+        event = {"verdict": decision.verdict.value, "message": _messages.brief(decision.message, 2000)}
         assert_plain_json(event)
         assert len(json.dumps(event)) < 2100
         assert bool(decision.message) is (decision.verdict is not Verdict.WAIT)
@@ -401,7 +401,7 @@ class TestFields:
     @given(value=TEXT | JSON)
     def test_moment(self, value: Any) -> None:
         try:
-            moment = fields.moment({"x": value}, "x")
+            moment = fields.timestamp({"x": value}, "x")
         except UnexpectedAnswer as error:
             assert_sound(error)
             return
@@ -410,7 +410,7 @@ class TestFields:
     @given(value=st.datetimes(timezones=st.none() | st.timezones()))
     def test_a_moment_that_python_writes_is_read_back(self, value: datetime) -> None:
         try:
-            moment = fields.moment({"x": value.isoformat()}, "x")
+            moment = fields.timestamp({"x": value.isoformat()}, "x")
         except UnexpectedAnswer:
             # An hour before year 1, or an offset with seconds in it: no server writes these.
             offset = value.utcoffset()

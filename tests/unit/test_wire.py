@@ -33,7 +33,7 @@ from airflow_provider_importprog.api.errors import (
     Unreachable,
     Unsupported,
 )
-from airflow_provider_importprog.api.wire import read
+from airflow_provider_importprog.api.protocol import read
 from tests.unit.helpers import NOT_SERVED, Server, good, raw, said
 
 SEED_JOB = "job-xxxxxxxxxxxxxxxxxx"

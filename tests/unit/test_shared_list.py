@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_importprog import sharing
+from airflow_provider_importprog import _shared_list
+from airflow_provider_importprog._shared_list import Poller, SharedList
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.exceptions import ImportApiUnreachable, ImportJobUnknown
-from airflow_provider_importprog.sharing import SharedList, Watch
 from tests.unit.helpers import Clock
 
 INTERVAL = 10.0
@@ -39,12 +39,12 @@ class Place:
         self.shared = SharedList(self._list)
         self.gates = [self.gate(job_id) for job_id in self.jobs]
 
-    def gate(self, job_id: str) -> Watch:
-        return Watch(self.shared, job_id, INTERVAL, lambda brief: self._ask(job_id)).__enter__()
+    def gate(self, job_id: str) -> Poller:
+        return Poller(self.shared, job_id, INTERVAL, lambda brief: self._ask(job_id)).__enter__()
 
-    async def look(self, *gates: Watch) -> list[ImportJob]:
+    async def poll(self, *gates: Poller) -> list[ImportJob]:
         """Let gates look at once, all of them unless some are named, and let an interval pass."""
-        seen = await asyncio.gather(*[gate.look(goes_on) for gate in gates or self.gates])
+        seen = await asyncio.gather(*[gate.poll(goes_on) for gate in gates or self.gates])
         self.clock.sleep(INTERVAL + 0.1)
         return seen
 
@@ -68,7 +68,7 @@ Case = Callable[[Place], Coroutine[Any, Any, None]]
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Place]:
     clock = Clock()
-    monkeypatch.setattr(sharing, "monotonic", clock)
+    monkeypatch.setattr(_shared_list, "monotonic", clock)
     return lambda gates: Place(gates, clock)
 
 
@@ -77,7 +77,7 @@ MakePlace = Callable[[int], Place]
 
 def test_one_gate_never_lists(place: MakePlace) -> None:
     here = place(1)
-    asyncio.run(here.look())
+    asyncio.run(here.poll())
     assert (here.lists, here.asked) == ([], ["0"])
 
 
@@ -86,7 +86,7 @@ def test_one_list_serves_all_and_each_in_turn_checks_it(place: MakePlace) -> Non
 
     async def story() -> None:
         for _ in range(6):
-            await here.look()
+            await here.poll()
 
     asyncio.run(story())
     assert len(here.lists) == 6
@@ -97,8 +97,8 @@ def test_of_very_many_gates_one_in_a_hundred_checks(place: MakePlace) -> None:
     here = place(250)
 
     async def story() -> None:
-        await here.look()
-        await here.look()
+        await here.poll()
+        await here.poll()
 
     asyncio.run(story())
     assert here.asked == [f"{n}" for n in range(6)]
@@ -114,19 +114,19 @@ def test_a_list_is_good_for_an_interval(place: MakePlace, monkeypatch: pytest.Mo
 
     async def story() -> None:
         first, second, third = here.gates
-        await first.look(goes_on)  # asks for the list, and checks it
+        await first.poll(goes_on)  # asks for the list, and checks it
         here.clock.sleep(4)
-        await second.look(goes_on)
-        await third.look(goes_on)
+        await second.poll(goes_on)
+        await third.poll(goes_on)
         assert len(here.lists) == 1
-        monkeypatch.setattr(sharing.asyncio, "sleep", sleep)
+        monkeypatch.setattr(_shared_list.asyncio, "sleep", sleep)
         await second.pause(INTERVAL)  # since the list was asked for
         assert INTERVAL - 4 <= slept[-1] <= INTERVAL * 1.1 - 4
         monkeypatch.undo()
-        monkeypatch.setattr(sharing, "monotonic", here.clock)
-        await second.look(goes_on)
+        monkeypatch.setattr(_shared_list, "monotonic", here.clock)
+        await second.poll(goes_on)
         assert len(here.lists) == 2
-        monkeypatch.setattr(sharing.asyncio, "sleep", sleep)
+        monkeypatch.setattr(_shared_list.asyncio, "sleep", sleep)
         await second.pause(INTERVAL)  # it was its turn to check, so this is since it asked for the job itself
         assert slept[-1] == INTERVAL
 
@@ -138,10 +138,10 @@ def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(place: MakePlace) 
     files = (ImportFile("a.json", 1, ImportState.FAILED, 0.0, error_message="no such file"),)
 
     async def story() -> None:
-        await here.look()
+        await here.poll()
         here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
         here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
-        *_, ended = await here.look()
+        *_, ended = await here.poll()
         assert ended.files == files
 
     asyncio.run(story())
@@ -151,16 +151,16 @@ def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(place: MakePlace) 
 def test_a_list_that_fails_is_asked_for_ever_more_rarely(place: MakePlace) -> None:
     here = place(2)
     here.trouble = ImportApiUnreachable("no list today")
-    looks = []
+    polls = []
 
     async def story() -> None:
         for look in range(40):
             before = len(here.lists)
-            await here.look()
-            looks.extend([look] * (len(here.lists) - before))
+            await here.poll()
+            polls.extend([look] * (len(here.lists) - before))
 
     asyncio.run(story())
-    assert looks == [0, 2, 6, 14, 30]
+    assert polls == [0, 2, 6, 14, 30]
     assert len(here.asked) == 80
 
 
@@ -169,10 +169,10 @@ def test_a_list_that_recovers_is_shared_again(place: MakePlace) -> None:
 
     async def story() -> None:
         here.trouble = ValueError("a defect")
-        await here.look()
+        await here.poll()
         here.trouble = None
         for _ in range(6):
-            await here.look()
+            await here.poll()
 
     asyncio.run(story())
     assert len(here.lists) == 6  # but for one interval of rest
@@ -200,12 +200,12 @@ def test_a_list_that_shows_less_than_a_job_itself_has_said_lies_behind(
     here.listed = {**here.jobs, "0": job("0", progress=10.0)}
 
     async def story() -> None:
-        await here.look()  # the first gate checks, and its job says more than the list
+        await here.poll()  # the first gate checks, and its job says more than the list
         here.listed = {**here.jobs, "0": listed}
         if listed.job_id != "0":
             del here.listed["0"]
         here.asked.clear()
-        await here.look()
+        await here.poll()
 
     asyncio.run(story())
     assert (here.asked == ["0", "1", "2", "3"]) is behind
@@ -218,7 +218,7 @@ def test_a_list_that_lies_behind_for_ever_is_asked_for_ever_more_rarely(place: M
         here.listed = dict(here.jobs)
         for percent in range(40):
             here.jobs = {job_id: job(job_id, progress=51.0 + percent) for job_id in here.jobs}
-            await here.look()
+            await here.poll()
 
     asyncio.run(story())
     assert len(here.lists) < 8
@@ -230,10 +230,10 @@ def test_a_gate_whose_job_the_list_never_shows_asks_for_itself_from_then_on(plac
     async def story() -> None:
         here.listed = {"0": here.jobs["0"]}
         for _ in range(3):
-            await here.look()
+            await here.poll()
         lists = len(here.lists)
         assert lists == 2
-        await here.look()
+        await here.poll()
         assert len(here.lists) == lists  # the other is alone now
 
     asyncio.run(story())
@@ -246,12 +246,12 @@ def test_a_job_that_no_one_knows_does_not_make_its_gate_leave(place: MakePlace) 
     async def story() -> None:
         for _ in range(4):
             with pytest.raises(ImportJobUnknown):
-                await here.look(stranger)
-            await here.look()
+                await here.poll(stranger)
+            await here.poll()
         here.jobs["new"] = job("new")
-        await here.look(stranger, *here.gates)
+        await here.poll(stranger, *here.gates)
         here.asked.clear()
-        await here.look(stranger, *here.gates)
+        await here.poll(stranger, *here.gates)
         assert len(here.asked) == 1
 
     asyncio.run(story())
@@ -262,8 +262,8 @@ def test_a_list_of_very_many_other_jobs_is_not_worth_it(place: MakePlace) -> Non
 
     async def story() -> None:
         here.listed = {**here.jobs, **{f"other-{n}": job(f"other-{n}") for n in range(300)}}
-        await here.look()
-        await here.look()
+        await here.poll()
+        await here.poll()
 
     asyncio.run(story())
     assert here.asked == ["0", "1"] * 2
@@ -273,7 +273,7 @@ def test_a_list_of_very_many_other_jobs_is_not_worth_it(place: MakePlace) -> Non
 @pytest.mark.parametrize(("gates", "pages"), [(2, 1), (19, 1), (20, 2), (1000, 100)])
 def test_the_more_gates_the_more_pages(place: MakePlace, gates: int, pages: int) -> None:
     here = place(gates)
-    asyncio.run(here.look())
+    asyncio.run(here.poll())
     assert here.lists == [pages]
 
 
@@ -281,12 +281,12 @@ def test_the_last_gate_to_leave_ends_what_is_under_way_and_a_cancelled_one_does_
     here = place(3)
 
     async def story() -> None:
-        looks = [asyncio.create_task(gate.look(goes_on)) for gate in here.gates]
+        polls = [asyncio.create_task(gate.poll(goes_on)) for gate in here.gates]
         await asyncio.sleep(0)
-        looks[0].cancel()
-        assert (await looks[1], await looks[2]) == (here.jobs["1"], here.jobs["2"])
+        polls[0].cancel()
+        assert (await polls[1], await polls[2]) == (here.jobs["1"], here.jobs["2"])
         here.clock.sleep(INTERVAL + 0.1)
-        asking = asyncio.create_task(here.gates[1].look(goes_on))
+        asking = asyncio.create_task(here.gates[1].poll(goes_on))
         await asyncio.sleep(0)
         under_way = here.shared._under_way
         assert under_way is not None
@@ -303,11 +303,11 @@ def test_what_jobs_said_is_not_kept_without_a_list_to_hold_it_against(place: Mak
     here = place(2)
 
     async def story() -> None:
-        await here.look()
+        await here.poll()
         assert here.shared._answers
         here.gates[0].__exit__()
         assert not here.shared._answers
-        await here.look(here.gates[1])
+        await here.poll(here.gates[1])
         assert not here.shared._answers
 
     asyncio.run(story())

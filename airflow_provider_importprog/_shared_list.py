@@ -61,18 +61,18 @@ class SharedList:
 
     def __init__(self, ask: AskForList) -> None:
         self._ask = ask
-        self._gates: dict[Watch, None] = {}  # in the order in which they check the list
+        self._gates: dict[Poller, None] = {}  # in the order in which they check the list
         self._latest: Listing | None = None
         self._under_way: asyncio.Task[Listing | None] | None = None
         self._answers: dict[str, ImportJob] = {}  # what jobs said of themselves since the latest list was asked for
         self._failures = 0
         self._rest_until = 0.0
 
-    def join(self, gate: Watch) -> None:
+    def join(self, gate: Poller) -> None:
         """Let a gate share the list."""
         self._gates[gate] = None
 
-    def leave(self, gate: Watch) -> None:
+    def leave(self, gate: Poller) -> None:
         """Let a gate go; the others do not notice."""
         self._gates.pop(gate, None)
         if len(self._gates) < _FEWEST_GATES:
@@ -135,7 +135,7 @@ class SharedList:
         self._under_way = None
 
 
-class Watch:
+class Poller:
     """One gate's view of its import job: of the shared list, or of the job itself.
 
     :param interval: seconds between two looks.
@@ -154,14 +154,14 @@ class Watch:
         self._seen_at = 0.0
         self._missed = 0  # in a row, lists that did not show the job
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Poller:
         self._shared.join(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._shared.leave(self)
 
-    async def look(self, waits: Brief) -> ImportJob:
+    async def poll(self, waits: Brief) -> ImportJob:
         """Return the import job, without its files where a gate would wait on.
 
         :param waits: whether a gate would wait on for a job like this.

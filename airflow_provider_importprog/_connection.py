@@ -17,13 +17,13 @@ import certifi
 
 from airflow_provider_importprog.api.client import API_VERSIONS, ApiVersion
 from airflow_provider_importprog.api.model import ImportFile, ImportJob
-from airflow_provider_importprog.api.wire import Address
+from airflow_provider_importprog.api.protocol import Address
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_importprog.storage import StorageKeys
+    from airflow_provider_importprog._storage import StorageKeys
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 30.0
 # What Zilliz Cloud allows a user on an endpoint.
 _MAX_REQUESTS_PER_SECOND = 20.0
-_BLOT = "***"
+_REDACTED = "***"
 # A shorter secret turns up by chance in what a server says.
 SHORTEST_REDACTED = 6
 
@@ -155,11 +155,11 @@ class ImportConnection:
 
     def redact_id(self, words: str) -> str:
         """Return a name that a server gave with the token blotted out, should it have echoed it."""
-        return blot(words, self._token_forms)
+        return redact_forms(words, self._token_forms)
 
     def redact(self, words: str) -> str:
         """Return what a server said of an error with every secret blotted out that it was told."""
-        return blot(self.redact_id(words), self._other_forms)
+        return redact_forms(self.redact_id(words), self._other_forms)
 
     def redact_job(self, job: ImportJob) -> ImportJob:
         """Return an import job with the secrets blotted out, should the server have echoed them."""
@@ -194,10 +194,10 @@ def secret_forms(*secrets: str | None) -> tuple[str, ...]:
     return tuple(sorted(forms, key=len, reverse=True))
 
 
-def blot(words: str, forms: Iterable[str]) -> str:
+def redact_forms(words: str, forms: Iterable[str]) -> str:
     """Return words with a blot in place of each of these forms of a secret."""
     for form in forms:
-        words = words.replace(form, _BLOT)
+        words = words.replace(form, _REDACTED)
     return words
 
 

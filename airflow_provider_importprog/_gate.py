@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from airflow_provider_importprog import describe
+from airflow_provider_importprog import _messages
 from airflow_provider_importprog.api.model import ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiUnauthorized,
@@ -39,7 +39,7 @@ class Logger(Protocol):
 
 
 @dataclass(frozen=True)
-class Terms:
+class GatePolicy:
     """What a gate is told to wait for, and how patient it is.
 
     :param wait_for: ``completed`` or ``uncommitted``.
@@ -88,7 +88,7 @@ class Gate:
     def __init__(
         self,
         job_id: str,
-        terms: Terms,
+        policy: GatePolicy,
         *,
         log: Logger,
         started_at: float | None = None,
@@ -97,7 +97,7 @@ class Gate:
         clock: Callable[[], float] = _now,
     ) -> None:
         self.job_id = job_id
-        self.terms = terms
+        self.policy = policy
         self.started_at = clock() if started_at is None else started_at
         self._clock = clock
         self._log = log
@@ -124,8 +124,8 @@ class Gate:
         self._log.info(
             "Waiting for import job %s to be %s, asking every %s.",
             self.job_id,
-            self.terms.wait_for,
-            describe.span(self.terms.poke_interval),
+            self.policy.wait_for,
+            _messages.span(self.policy.poke_interval),
         )
 
     def waits_for(self, job: ImportJob) -> bool:
@@ -140,7 +140,7 @@ class Gate:
         verdict = self._judge(job)
         if verdict is Verdict.WAIT:
             self._log_progress(job, now)
-            return Decision(verdict, job=job, delay=self.terms.poke_interval)
+            return Decision(verdict, job=job, delay=self.policy.poke_interval)
         return Decision(verdict, _explain(verdict, job), job)
 
     def failed(self, error: ImportProgressException) -> Decision:
@@ -157,17 +157,17 @@ class Gate:
         return self._outage(error)
 
     def _judge(self, job: ImportJob) -> Verdict:
-        return judge(job, wait_for=self.terms.wait_for, allow_failed_files=self.terms.allow_failed_files)
+        return judge(job, wait_for=self.policy.wait_for, allow_failed_files=self.policy.allow_failed_files)
 
     def _unknown(self, error: ImportJobUnknown) -> Decision:
         now = self._clock()
         self._end_outage(now)
-        left = self.terms.unknown_job_grace - (now - self._known_at)
+        left = self.policy.unknown_job_grace - (now - self._known_at)
         if left > 0:
             if not self._said_unknown:
                 self._said_unknown = True
                 self._log.info("%s It may have been submitted a moment ago: waiting for it.", error)
-            return Decision(Verdict.WAIT, job=self.job, delay=min(self.terms.poke_interval, left))
+            return Decision(Verdict.WAIT, job=self.job, delay=min(self.policy.poke_interval, left))
         return Decision(
             Verdict.JOB_UNKNOWN,
             f"{error} Either the id or the cluster is wrong, or the record has expired (Milvus keeps it for 3 "
@@ -180,12 +180,12 @@ class Gate:
         now = self._clock()
         if self._outage_began is None:
             self._outage_began = now
-        left = self.terms.outage_tolerance - (now - self._outage_began)
+        left = self.policy.outage_tolerance - (now - self._outage_began)
         if left <= 0:
             return Decision(
                 Verdict.UNREACHABLE,
-                f"No good answer about import job {self.job_id} for {describe.span(now - self._outage_began)} "
-                f"(outage_tolerance is {describe.span(self.terms.outage_tolerance)}). The import itself may "
+                f"No good answer about import job {self.job_id} for {_messages.span(now - self._outage_began)} "
+                f"(outage_tolerance is {_messages.span(self.policy.outage_tolerance)}). The import itself may "
                 f"well go on. The last cause: {error}",
                 self.job,
             )
@@ -195,12 +195,12 @@ class Gate:
             "No good answer about import job %s: %s Asking again in %s.",
             self.job_id,
             error,
-            describe.span(delay),
+            _messages.span(delay),
         )
         return Decision(Verdict.WAIT, job=self.job, delay=delay)
 
     def _back_off(self, retry_after: float | None) -> float:
-        interval = max(self.terms.poke_interval, _SHORTEST_BACK_OFF)
+        interval = max(self.policy.poke_interval, _SHORTEST_BACK_OFF)
         # 2.0**1024 overflows; the delay is capped long before.
         grown = min(interval * 2.0 ** min(self._failures, 32), max(interval, _LONGEST_BACK_OFF))
         # Gates that lost the server together must not come back together.
@@ -209,7 +209,7 @@ class Gate:
 
     def _end_outage(self, now: float) -> None:
         if self._outage_began is not None:
-            self._log.info("The server answers again, after %s.", describe.span(now - self._outage_began))
+            self._log.info("The server answers again, after %s.", _messages.span(now - self._outage_began))
         self._outage_began, self._failures = None, 0
 
     def _log_progress(self, job: ImportJob, now: float) -> None:
@@ -227,7 +227,7 @@ class Gate:
         moved = (job.state.value, int(job.progress), done, rows)
         if moved == self._last_shown:
             return
-        self._log.info("Import job %s: %s", self.job_id, describe.progress(job, left))
+        self._log.info("Import job %s: %s", self.job_id, _messages.progress(job, left))
         if job.state is ImportState.UNCOMMITTED and self._last_shown[:1] != moved[:1]:
             self._log.warning(
                 "Import job %s is uncommitted: its rows stay invisible, and this gate closed, until somebody "
@@ -238,12 +238,12 @@ class Gate:
 
 
 def _explain(verdict: Verdict, job: ImportJob) -> str:
-    target = f"Import job {job.job_id} into collection {describe.ending(job.collection_name)!r}"
+    target = f"Import job {job.job_id} into collection {_messages.ending(job.collection_name)!r}"
     if verdict is Verdict.JOB_FAILED:
-        return f"{target} failed: {describe.reason(job.error_message)}{describe.failed_files(job, job.error_message)}"
+        return f"{target} failed: {_messages.reason(job.error_message)}{_messages.failed_files(job, job.error_message)}"
     if verdict is Verdict.FILES_FAILED:
         return (
             f"{target} is {job.state}, but {len(job.failed_files)} of {len(job.files)} files failed."
-            f"{describe.failed_files(job)} Set allow_failed_files=True to go on without them."
+            f"{_messages.failed_files(job)} Set allow_failed_files=True to go on without them."
         )
-    return f"{target} is {job.state}: {describe.totals(job)}."
+    return f"{target} is {job.state}: {_messages.totals(job)}."

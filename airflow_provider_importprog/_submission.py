@@ -14,9 +14,11 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_importprog import checks, describe
+from airflow_provider_importprog import _messages, _validation
+from airflow_provider_importprog._file_matching import same_files
+from airflow_provider_importprog._gate import Logger
 from airflow_provider_importprog.api.model import ImportJob, ImportState
-from airflow_provider_importprog.api.wire import NewImportJob
+from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
     ImportApiUnreachable,
@@ -25,8 +27,6 @@ from airflow_provider_importprog.exceptions import (
     ImportProgressException,
     ImportSettingInvalid,
 )
-from airflow_provider_importprog.gate import Logger
-from airflow_provider_importprog.matching import same_files
 
 if TYPE_CHECKING:
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
@@ -43,12 +43,12 @@ _MOMENT = 2.0
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "collection_name": checks.collection_name,
-    "files": lambda value: checks.entries(value, "files"),
-    "object_urls": lambda value: checks.entries(value, "object_urls"),
-    "data_paths": lambda value: checks.entries(value, "data_paths"),
-    "options": checks.options,
-    "idempotency_key": checks.idempotency_key,
+    "collection_name": _validation.collection_name,
+    "files": lambda value: _validation.entries(value, "files"),
+    "object_urls": lambda value: _validation.entries(value, "object_urls"),
+    "data_paths": lambda value: _validation.entries(value, "data_paths"),
+    "options": _validation.options,
+    "idempotency_key": _validation.idempotency_key,
 }
 
 
@@ -92,7 +92,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class Trace:
+class SubmissionRecord:
     """What the tries of a task leave for the next one.
 
     :param key: the idempotency key that the first import of this chain was submitted under.
@@ -139,7 +139,7 @@ class Submission:
         self._try_number = try_number
         self._began = began
         self._entries = new.files or new.object_urls or new.data_paths or []
-        self._trace = Trace(key, _digest_of(new, cluster_id))
+        self._record = SubmissionRecord(key, _digest_of(new, cluster_id))
 
     @property
     def _keys_settle_it(self) -> bool:
@@ -158,19 +158,19 @@ class Submission:
         if earlier is None:
             if self._try_number > 1 and not self._keys_settle_it:
                 found = self._look(None)
-        elif earlier.key != self._trace.key:
+        elif earlier.key != self._record.key:
             self._log.info("The idempotency key is a new one since an earlier try: importing anew.")
         elif earlier.submitting:
-            self._trace = replace(
-                self._trace, job_id=earlier.job_id, submitting=True, known_before=earlier.known_before
+            self._record = replace(
+                self._record, job_id=earlier.job_id, submitting=True, known_before=earlier.known_before
             )
             if not self._keys_settle_it:
                 found = self._look(earlier.known_before)
         elif earlier.job_id is not None:
-            self._trace = replace(self._trace, job_id=earlier.job_id)
+            self._record = replace(self._record, job_id=earlier.job_id)
             job = self._describe(earlier.job_id)
             if job is None or job.state is not ImportState.FAILED:
-                if earlier.request != self._trace.request:
+                if earlier.request != self._record.request:
                     raise self._other_files(earlier.job_id)
                 return self._take_over(earlier.job_id, job)
         return self._take_over(found.job_id, found) if found else self._create()
@@ -178,11 +178,11 @@ class Submission:
     def _create(self) -> str:
         """Submit, under the first key of the chain whose job has not failed."""
         listed = self._snapshot()
-        before = self._trace
+        before = self._record
         # What an earlier try saw goes on to count: its request may still arrive.
         known_before = listed if before.known_before is None else before.known_before
         self._remember(replace(before, submitting=True, known_before=known_before))
-        key, failed = self._trace.key, set() if before.job_id is None else {before.job_id}
+        key, failed = self._record.key, set() if before.job_id is None else {before.job_id}
         seen: list[str] = []
         while True:
             job_id, found = self._post(key, before)
@@ -192,7 +192,7 @@ class Submission:
             old = job_id in failed or (job_id in listed if listed is not None else len(seen) < self._try_number - 1)
             if not old:
                 self._log.info("Import job %s is submitted.", job_id)
-                self._remember(Trace(before.key, before.request, job_id))
+                self._remember(SubmissionRecord(before.key, before.request, job_id))
                 return job_id
             job = self._describe(job_id)
             if job is None or job.state is not ImportState.FAILED:
@@ -205,7 +205,7 @@ class Submission:
             seen.append(job_id)
             self._log.info("Import job %s has failed: importing anew.", job_id)
 
-    def _post(self, key: str, before: Trace) -> tuple[str, ImportJob | None]:
+    def _post(self, key: str, before: SubmissionRecord) -> tuple[str, ImportJob | None]:
         """Send a request; where no answer comes, look whether it arrived.
 
         :return: the job's id, and the job where it had to be looked for.
@@ -223,7 +223,7 @@ class Submission:
         self._log.warning("The import was submitted, and no good answer came: %s Looking for its job.", lost)
         time.sleep(_MOMENT)
         try:
-            found = self._look(self._trace.known_before)
+            found = self._look(self._record.known_before)
         except ImportJobAmbiguous:
             raise
         except ImportProgressException as error:
@@ -327,23 +327,23 @@ class Submission:
             return None
 
     def _take_over(self, job_id: str, job: ImportJob | None) -> str:
-        state = describe.progress(job, None) if job else "not known to the server any more"
+        state = _messages.progress(job, None) if job else "not known to the server any more"
         self._log.info("Import job %s was submitted before (%s): going on with it, and submitting none.", job_id, state)
-        self._remember(Trace(self._trace.key, self._trace.request, job_id))
+        self._remember(SubmissionRecord(self._record.key, self._record.request, job_id))
         return job_id
 
-    def _recall(self) -> Trace | None:
+    def _recall(self) -> SubmissionRecord | None:
         if self._store is None:
             return None
         try:
             kept = self._store.get(STORE_KEY)
-            return Trace(**kept) if kept else None
+            return SubmissionRecord(**kept) if kept else None
         except Exception as error:
             self._log.warning("What an earlier try left cannot be read: %s", error)
             return None
 
-    def _remember(self, trace: Trace) -> None:
-        self._trace = trace
+    def _remember(self, trace: SubmissionRecord) -> None:
+        self._record = trace
         if self._store is None:
             return
         try:
@@ -359,8 +359,9 @@ class Submission:
 
     def _ambiguous(self, jobs: Sequence[ImportJob]) -> ImportJobAmbiguous:
         named = ", ".join(f"{job.job_id} ({job.state})" for job in jobs)
+        collection = _messages.ending(self._new.collection_name)
         return ImportJobAmbiguous(
-            f"{len(jobs)} import jobs of collection {describe.ending(self._new.collection_name)!r} import these files, "
+            f"{len(jobs)} import jobs of collection {collection!r} import these files, "
             f"and any may be the one that an earlier try of this task submitted: {named}. Wait for one of them with "
             "ImportProgressSensor, or start a new DAG run to import the files again.",
             job=jobs[0],

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_importprog.connection import SHORTEST_REDACTED, blot, secret_forms
+from airflow_provider_importprog._connection import SHORTEST_REDACTED, redact_forms, secret_forms
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid
 
 try:
@@ -56,9 +56,9 @@ class StorageKeys:
 
     def redact(self, words: str) -> str:
         """Return what a server said with these keys blotted out, should it have echoed them."""
-        words = blot(words, self.forms)
+        words = redact_forms(words, self.forms)
         # A long answer was cut, maybe within a key.
-        return blot(
+        return redact_forms(
             words, (f"{form[:end]}…" for form in self.forms for end in range(len(form) - 1, SHORTEST_REDACTED - 1, -1))
         )
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_importprog import describe
+from airflow_provider_importprog import _messages
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 
 
@@ -34,7 +34,7 @@ from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
     ],
 )
 def test_a_span_of_time_is_told_in_its_two_largest_units(seconds: float, words: str) -> None:
-    assert describe.span(seconds) == words
+    assert _messages.span(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_span_of_time_is_told_in_its_two_largest_units(seconds: float, words: 
     ],
 )
 def test_a_size_is_told_in_a_unit_that_suits_it(count: int, words: str) -> None:
-    assert describe.size(count) == words
+    assert _messages.size(count) == words
 
 
 def file(state: ImportState, error: str | None = None) -> ImportFile:
@@ -77,7 +77,7 @@ def test_progress_tells_what_is_known(
     files: tuple[ImportFile, ...], rows: int | None, total: int | None, left: float | None, words: str
 ) -> None:
     job = ImportJob("1", "c", ImportState.IMPORTING, 42.0, imported_rows=rows, total_rows=total, files=files)
-    assert describe.progress(job, left) == words
+    assert _messages.progress(job, left) == words
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_totals_tell_what_is_known(
     files: tuple[ImportFile, ...], rows: int | None, size: int | None, words: str
 ) -> None:
     job = ImportJob("1", "c", ImportState.COMPLETED, 100.0, imported_rows=rows, file_size=size, files=files)
-    assert describe.totals(job) == words
+    assert _messages.totals(job) == words
 
 
 @pytest.mark.parametrize(
@@ -111,41 +111,41 @@ def test_totals_tell_what_is_known(
     ids=["none", "empty", "words", "a sentence", "with space", "just short enough", "too long"],
 )
 def test_a_reason_is_a_sentence(said: str | None, words: str) -> None:
-    assert describe.reason(said) == words
+    assert _messages.reason(said) == words
 
 
 @pytest.mark.parametrize(("failed", "named", "rest"), [(1, 1, ""), (10, 10, ""), (11, 10, " And 1 more file")])
 def test_only_the_first_failed_files_are_named(failed: int, named: int, rest: str) -> None:
-    words = describe.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, *[BAD] * failed)))
+    words = _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, *[BAD] * failed)))
     assert words.count(" a.json: row 7.") == named
     assert ("And" in words) is bool(rest)
     assert rest in words
 
 
 def test_without_failed_files_there_is_nothing_to_say() -> None:
-    assert describe.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, ONGOING))) == ""
+    assert _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, ONGOING))) == ""
 
 
 @pytest.mark.parametrize("told", [None, "another", "row 7"])
 def test_a_reason_that_was_told_before_is_not_told_again(told: str | None) -> None:
-    words = describe.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(BAD,)), told)
+    words = _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(BAD,)), told)
     assert words == (" The file: a.json." if told == "row 7" else " a.json: row 7.")
 
 
 @pytest.mark.parametrize("words", ["", "short", "x" * 98, "ü" * 16], ids=["empty", "short", "just fits", "ü"])
 def test_a_message_that_fits_is_left_alone(words: str) -> None:
-    assert describe.brief(words, 100) == words
+    assert _messages.brief(words, 100) == words
 
 
 @pytest.mark.parametrize(
     "words", ["x" * 99, "ü" * 17, "🎉" * 1000, '"' * 50, "a" * 9_999 + "ü"], ids=["x", "ü", "🎉", '"', "long"]
 )
 def test_a_message_that_does_not_fit_is_cut(words: str) -> None:
-    cut = describe.brief(words, 100)
+    cut = _messages.brief(words, 100)
     assert cut.endswith("…")
     assert words.startswith(cut[:-1])
     assert 20 < len(json.dumps(cut)) <= 100
 
 
 def test_the_dots_of_a_cut_message_count_too() -> None:
-    assert len(json.dumps(describe.brief("ü" * 99, 100))) <= 100
+    assert len(json.dumps(_messages.brief("ü" * 99, 100))) <= 100

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_importprog import checks
+from airflow_provider_importprog import _validation
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
 
@@ -15,32 +15,32 @@ from airflow_provider_importprog.exceptions import ImportSettingInvalid
     ("value", "job_id"), [("job-1", "job-1"), (" 7\n", "7"), (448761234567890123, "448761234567890123"), (0, "0")]
 )
 def test_a_job_id_is_a_string_or_a_whole_number(value: Any, job_id: str) -> None:
-    assert checks.job_id(value) == job_id
+    assert _validation.job_id(value) == job_id
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", "\n", True, False, 1.5, b"7", ["7"], {}, object()])
 def test_anything_else_is_no_job_id(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match="job_id must be the id of an import job, not "):
-        checks.job_id(value)
+        _validation.job_id(value)
 
 
 @pytest.mark.parametrize("value", ["None", " None "])
 def test_a_template_that_found_nothing_is_told_from_a_job_id(value: str) -> None:
     with pytest.raises(ImportSettingInvalid, match="rendered to 'None': the upstream task pushed no XCom"):
-        checks.job_id(value)
+        _validation.job_id(value)
 
 
 @pytest.mark.parametrize(
     ("value", "found"), [(None, None), ("", None), (" ", None), ("None", None), (" in01 ", "in01"), ("none", "none")]
 )
 def test_an_optional_id_may_be_missing(value: Any, found: str | None) -> None:
-    assert checks.optional_id(value, "cluster_id") == found
+    assert _validation.optional_id(value, "cluster_id") == found
 
 
 @pytest.mark.parametrize("value", [5, True, ["x"], b"x"])
 def test_an_optional_id_of_another_type_is_refused(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match=r"^cluster_id must be a string, not "):
-        checks.optional_id(value, "cluster_id")
+        _validation.optional_id(value, "cluster_id")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_optional_id_of_another_type_is_refused(value: Any) -> None:
     [(0, 0.0), (30, 30.0), (0.5, 0.5), (timedelta(minutes=2), 120.0), (86_399_999_999_999, 86_399_999_999_999.0)],
 )
 def test_seconds_are_a_number_or_a_timedelta(value: Any, seconds: float) -> None:
-    found = checks.seconds(value, "outage_tolerance")
+    found = _validation.seconds(value, "outage_tolerance")
     assert found == seconds
     assert type(found) is float
 
@@ -72,29 +72,29 @@ def test_seconds_are_a_number_or_a_timedelta(value: Any, seconds: float) -> None
 )
 def test_anything_else_is_no_span_of_time(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match=r"^outage_tolerance must be 0 or more seconds"):
-        checks.seconds(value, "outage_tolerance")
+        _validation.seconds(value, "outage_tolerance")
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_a_flag_is_a_bool(value: bool) -> None:
-    assert checks.flag(value, "deferrable") is value
+    assert _validation.flag(value, "deferrable") is value
 
 
 @pytest.mark.parametrize("value", ["false", "", 0, 1, None, []])
 def test_and_nothing_that_only_counts_as_one(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match=r"^deferrable must be True or False, not "):
-        checks.flag(value, "deferrable")
+        _validation.flag(value, "deferrable")
 
 
 @pytest.mark.parametrize("value", ["completed", "uncommitted"])
 def test_a_gate_waits_for_one_of_two_states(value: str) -> None:
-    assert checks.wait_for(value) == value
+    assert _validation.wait_for(value) == value
 
 
 @pytest.mark.parametrize("value", ["Completed", "", "committed", None, 5, True, [], {}])
 def test_and_for_nothing_else(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match=r"^wait_for must be one of completed, uncommitted, not "):
-        checks.wait_for(value)
+        _validation.wait_for(value)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_and_for_nothing_else(value: Any) -> None:
     ],
 )
 def test_entries_are_lists_of_paths(value: Any, entries: list[list[str]] | None) -> None:
-    assert checks.entries(value, "files") == entries
+    assert _validation.entries(value, "files") == entries
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_entries_are_lists_of_paths(value: Any, entries: list[list[str]] | None)
 )
 def test_anything_else_is_no_list_of_paths(value: Any) -> None:
     with pytest.raises(ImportSettingInvalid, match=r"^files "):
-        checks.entries(value, "files")
+        _validation.entries(value, "files")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_importprog.matching import same_files
+from airflow_provider_importprog._file_matching import same_files
 
 ONE = [["a/1.parquet"]]
 SET = [["id.npy", "v.npy"]]
