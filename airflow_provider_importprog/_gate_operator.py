@@ -204,7 +204,7 @@ class ImportGateOperator(BaseSensorOperator):
         :param after: what the trigger decided a moment ago, if it did.
         """
         try:
-            cluster_id = _validation.optional_id(self.cluster_id, "cluster_id")
+            cluster_id = _validation.optional_text(self.cluster_id, "cluster_id")
             job = self._hook.get_import_progress(gate.job_id, cluster_id, two_phase=gate.policy.two_phase)
         except ImportSettingInvalid:
             raise
@@ -227,7 +227,7 @@ class ImportGateOperator(BaseSensorOperator):
         self.defer(
             trigger=ImportProgressTrigger(
                 job_id=gate.job_id,
-                cluster_id=_validation.optional_id(self.cluster_id, "cluster_id"),
+                cluster_id=_validation.optional_text(self.cluster_id, "cluster_id"),
                 importprog_conn_id=self.importprog_conn_id,
                 started_at=gate.started_at,
                 last_shown=gate.last_shown,
@@ -295,10 +295,7 @@ def hook_of(importprog_conn_id: str, storage_conn_id: str | None = None) -> Impo
     # Imported here, because the hook loads requests, which no DAG file should pay for.
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 
-    conn_id = _validation.optional_id(importprog_conn_id, "importprog_conn_id")
-    if conn_id is None:
-        raise ImportSettingInvalid("importprog_conn_id is blank: name a connection of type importprog.")
-    return ImportProgressHook(conn_id, storage_conn_id)
+    return ImportProgressHook(_validation.conn_id(importprog_conn_id), storage_conn_id)
 
 
 def _first_poke(context: Context) -> float:

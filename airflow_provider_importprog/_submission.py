@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_importprog import _messages, _validation
+from airflow_provider_importprog import _messages
 from airflow_provider_importprog._file_matching import same_files
 from airflow_provider_importprog._gate import Logger
 from airflow_provider_importprog.api.model import ImportJob, ImportState
@@ -41,34 +41,6 @@ _MOMENT = 2.0
 # Seconds from one look to the next, where the server knows a job and does not show its files yet; and from one request
 # to the next under the same key.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
-
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "collection_name": _validation.collection_name,
-    "files": lambda value: _validation.entries(value, "files"),
-    "object_urls": lambda value: _validation.entries(value, "object_urls"),
-    "data_paths": lambda value: _validation.entries(value, "data_paths"),
-    "options": _validation.options,
-    "idempotency_key": _validation.idempotency_key,
-}
-
-
-def check(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return some fields of a new job, each checked by itself."""
-    return {name: _CHECKS[name](value) if name in _CHECKS else value for name, value in fields.items()}
-
-
-def new_import_job(**fields: Any) -> NewImportJob:
-    """Check what a user wants imported, before anything is sent."""
-    new = NewImportJob(**check(fields))
-    sources = [name for name in ("files", "object_urls", "volume_name") if getattr(new, name) is not None]
-    if len(sources) != 1:
-        given = " and ".join(sources) or "none"
-        raise ImportSettingInvalid(
-            f"An import job takes one source: files, object_urls, or volume_name with data_paths. Given: {given}."
-        )
-    if (new.volume_name is None) != (new.data_paths is None):
-        raise ImportSettingInvalid("volume_name and data_paths go together; one is missing.")
-    return new
 
 
 def default_key(*names: Any) -> str:

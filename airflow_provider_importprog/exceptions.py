@@ -31,6 +31,10 @@ class ImportFilesFailed(ImportProgressException, AirflowFailException):
     """The import job completed, but not with every file. No retry of the task can change that."""
 
 
+class ImportRowsMissing(ImportProgressException, AirflowFailException):
+    """The import job completed with fewer rows than ``min_rows``. No retry of the task can change that."""
+
+
 class ImportJobUnknown(ImportProgressException, AirflowFailException):
     """The server has no record of the import job, so how the import ended is not known."""
 
@@ -48,6 +52,7 @@ class ImportApiUnreachable(ImportProgressException):
 
     :param retry_after: seconds the server asked to wait, or None where it did not say.
     :param in_doubt: whether the server may have done all the same what it was asked to do.
+    :param nothing_done: whether the server said that it did nothing, and that the same request may do later.
     """
 
     def __init__(
@@ -56,10 +61,12 @@ class ImportApiUnreachable(ImportProgressException):
         job: ImportJob | None = None,
         retry_after: float | None = None,
         in_doubt: bool = False,
+        nothing_done: bool = False,
     ) -> None:
         super().__init__(message, job)
         self.retry_after = retry_after
         self.in_doubt = in_doubt
+        self.nothing_done = nothing_done
 
 
 class ImportApiRefused(ImportProgressException):
@@ -67,7 +74,7 @@ class ImportApiRefused(ImportProgressException):
 
 
 class ImportSettingInvalid(ImportProgressException, ValueError):
-    """A parameter, or a field of the connection, holds what it must not. Nothing was sent."""
+    """A parameter, or a field of the connection, holds what it must not."""
 
 
 class ImportConnectionNotFound(ImportSettingInvalid, AirflowNotFoundException):
@@ -81,8 +88,12 @@ def from_api_error(error: errors.ImportApiError, message: str) -> ImportProgress
     """
     if isinstance(error, errors.JobUnknown):
         return ImportJobUnknown(message)
+    if isinstance(error, errors.JobIdInvalid):
+        return ImportSettingInvalid(message)
     if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
         return ImportApiUnauthorized(message)
     if isinstance(error, (errors.Refused, errors.Unsupported)):
         return ImportApiRefused(message)
-    return ImportApiUnreachable(message, retry_after=getattr(error, "retry_after", None), in_doubt=error.in_doubt)
+    return ImportApiUnreachable(
+        message, retry_after=error.retry_after, in_doubt=error.in_doubt, nothing_done=error.nothing_done
+    )

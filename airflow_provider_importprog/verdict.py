@@ -14,6 +14,7 @@ class Verdict(str, Enum):
     OPEN = "open"
     JOB_FAILED = "job_failed"
     FILES_FAILED = "files_failed"
+    ROWS_MISSING = "rows_missing"
     JOB_UNKNOWN = "job_unknown"
     UNAUTHORIZED = "unauthorized"
     UNREACHABLE = "unreachable"

@@ -13,25 +13,35 @@ class ImportApiError(Exception):
 
     #: Whether the server may have done all the same what it was asked to do.
     in_doubt = False
+    #: Whether the server says that it did nothing, and that the same request may do later.
+    nothing_done = False
+    #: Seconds that the server asks to wait, or None where it does not say.
+    retry_after: float | None = None
 
 
 class NotAuthenticated(ImportApiError):
-    """The token is missing or wrong: HTTP 401, or code 1800 or 1400."""
+    """The token is missing or wrong: HTTP 401, code 1800 or 1400, Zilliz Cloud's 21119, 80001 and 80002."""
 
 
 class NotPermitted(ImportApiError):
-    """The token's owner may not do this: HTTP 403, or code 1401."""
+    """The token's owner may not do this: HTTP 403, code 1401, or 65535 with "PermissionDenied"."""
 
 
 class JobUnknown(ImportApiError):
     """The server has no record of the import job: not submitted yet, or expired."""
 
 
+class JobIdInvalid(ImportApiError):
+    """The server cannot read the id: it is not that of any import job."""
+
+
 class RateLimited(ImportApiError):
-    """Too many requests: HTTP 429, or code 1807 or 8.
+    """Too many requests, or too many import jobs: HTTP 429, code 4, 8, 9 or 1807, or the limit of jobs.
 
     :param retry_after: seconds the server asks to wait, or None where it does not say.
     """
+
+    nothing_done = True
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -50,7 +60,7 @@ class Unreachable(ImportApiError):
 
 
 class ServerDown(ImportApiError):
-    """HTTP 5xx: the server, or something before it, is down.
+    """HTTP 5xx, or code 1: the server, or something before it, is down.
 
     :param retry_after: seconds the server asks to wait, or None where it does not say.
     :param in_doubt: False where the status says that the request was not taken. A proxy's does not.
@@ -60,6 +70,13 @@ class ServerDown(ImportApiError):
         super().__init__(message)
         self.retry_after = retry_after
         self.in_doubt = in_doubt
+        self.nothing_done = not in_doubt and retry_after is not None
+
+
+class GaveUp(ImportApiError):
+    """The server stopped waiting for itself: HTTP 408, code 10001, 10000, 2 or 65535. It may go on all the same."""
+
+    in_doubt = True
 
 
 class Redirected(ImportApiError):
@@ -87,6 +104,10 @@ class Refused(ImportApiError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class TargetMissing(Refused):
+    """There is no such database (code 800) or collection (100). It may be made a moment later."""
 
 
 class Unsupported(ImportApiError):

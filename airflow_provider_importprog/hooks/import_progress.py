@@ -23,7 +23,6 @@ from airflow_provider_importprog._async_client import AsyncClient
 from airflow_provider_importprog._blocking_client import BlockingClient
 from airflow_provider_importprog._connection import CONN_TYPE, ImportConnection
 from airflow_provider_importprog._shared_list import Poller
-from airflow_provider_importprog._submission import new_import_job
 from airflow_provider_importprog.api import ImportApi, ImportJob
 from airflow_provider_importprog.api.client import Call
 from airflow_provider_importprog.api.errors import (
@@ -147,7 +146,7 @@ class ImportProgressHook(BaseHook):
         :raises ImportSettingInvalid: no source, or more than one.
         :raises ImportApiRefused: the API refused in its own words: no such collection, say.
         """
-        new = new_import_job(
+        new = _validation.new_import(
             collection_name=collection_name,
             partition_name=partition_name,
             files=files,
@@ -300,7 +299,7 @@ class ImportProgressAsyncHook(BaseHook):
         cluster_id: str | None = None,
     ) -> str:
         """See :meth:`ImportProgressHook.create_import_job`."""
-        new = new_import_job(
+        new = _validation.new_import(
             collection_name=collection_name,
             partition_name=partition_name,
             files=files,

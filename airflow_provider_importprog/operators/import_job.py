@@ -121,7 +121,7 @@ class CreateImportJobOperator(ImportGateOperator):
             self.log.info("The task was ended. Import job %s goes on.", self.job_id)
             return
         try:
-            self._hook.abort_import_job(self.job_id, _validation.optional_id(self.cluster_id, "cluster_id"))
+            self._hook.abort_import_job(self.job_id, _validation.optional_text(self.cluster_id, "cluster_id"))
         except ImportProgressException as error:
             self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, error)
         else:
@@ -129,14 +129,14 @@ class CreateImportJobOperator(ImportGateOperator):
 
     def _submission(self, context: Context) -> _submission.Submission:
         ti: Any = context["ti"]
-        new = _submission.new_import_job(**self._fields())
+        new = _validation.new_import(**self._fields())
         if (keys := self._hook.storage_keys) is not None:
             new = replace(new, **asdict(keys))
         return _submission.Submission(
             self._hook,
             new,
             new.idempotency_key or _submission.default_key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index),
-            _validation.optional_id(self.cluster_id, "cluster_id"),
+            _validation.optional_text(self.cluster_id, "cluster_id"),
             log=self.log,
             store=context.get("task_state_store"),  # Airflow 3.3 and later
             try_number=ti.try_number,
@@ -155,10 +155,10 @@ class CreateImportJobOperator(ImportGateOperator):
                 )
         return {
             "collection_name": self.collection_name,
-            "partition_name": _blank_to_none(self.partition_name),
+            "partition_name": self.partition_name,
             "files": self.files,
             "object_urls": self.object_urls,
-            "volume_name": _blank_to_none(self.volume_name),
+            "volume_name": self.volume_name,
             "data_paths": self.data_paths,
             "options": options,
             "idempotency_key": _blank_to_none(self.idempotency_key),
@@ -169,9 +169,9 @@ class CreateImportJobOperator(ImportGateOperator):
         fields = self._fields()
         known = {name: value for name, value in fields.items() if _is_literal(value)}
         if len(known) == len(fields):
-            _submission.new_import_job(**known)
+            _validation.new_import(**known)
         else:
-            _submission.check(known)
+            _validation.new_import_fields(known)
 
 
 class CommitImportJobOperator(ImportGateOperator):
@@ -200,7 +200,7 @@ class CommitImportJobOperator(ImportGateOperator):
         self._start()
         with self._soft_failing():
             job_id = _validation.job_id(self.job_id)
-            self._hook.commit_import_job(job_id, _validation.optional_id(self.cluster_id, "cluster_id"))
+            self._hook.commit_import_job(job_id, _validation.optional_text(self.cluster_id, "cluster_id"))
         self.log.info("Import job %s is committed.", job_id)
         return self._wait(context) if self.wait else job_id
 
@@ -236,7 +236,7 @@ class AbortImportJobOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Abort the job, say what was dropped, and return the job's id."""
         hook = hook_of(self.importprog_conn_id)
-        job_id, cluster_id = _validation.job_id(self.job_id), _validation.optional_id(self.cluster_id, "cluster_id")
+        job_id, cluster_id = _validation.job_id(self.job_id), _validation.optional_text(self.cluster_id, "cluster_id")
         try:
             was = _messages.progress(hook.get_import_progress(job_id, cluster_id), None)
         except ImportProgressException:

@@ -380,7 +380,7 @@ def test_idempotency_key(server: ScriptedServer, connect: Connect, call: Call, v
     call("create_import_job", "books", object_urls=["s3://b/1.parquet"], idempotency_key="key 1")
     (asked,) = server.asked
     assert asked.header("Idempotency-Key") == sent
-    for wrong in ("", "x" * 257, "a\r\nX: 1", "\x7f", "é", 7):
+    for wrong in ("", "x" * 257, "a\r\nX: 1", "\x7f", "é", 1e5):
         with pytest.raises(ImportSettingInvalid, match="idempotency_key"):
             call("create_import_job", "books", object_urls=["s3://b/1.parquet"], idempotency_key=wrong)
     assert len(server.asked) == 1

@@ -19,11 +19,12 @@ from airflow_provider_importprog.exceptions import (
     ImportJobFailed,
     ImportJobUnknown,
     ImportProgressException,
+    ImportRowsMissing,
     ImportSettingInvalid,
     from_api_error,
 )
 
-FINAL = [ImportJobFailed, ImportFilesFailed, ImportJobUnknown, ImportJobAmbiguous]
+FINAL = [ImportJobFailed, ImportFilesFailed, ImportRowsMissing, ImportJobUnknown, ImportJobAmbiguous]
 RETRIED = [
     ImportApiUnauthorized,
     ImportApiUnreachable,
@@ -91,7 +92,10 @@ MEANINGS = [
     (errors.JobUnknown("w"), ImportJobUnknown),
     (errors.NotAuthenticated("w"), ImportApiUnauthorized),
     (errors.NotPermitted("w"), ImportApiUnauthorized),
+    (errors.JobIdInvalid("w"), ImportSettingInvalid),
     (errors.Refused("w", 1100), ImportApiRefused),
+    (errors.TargetMissing("w", 100), ImportApiRefused),
+    (errors.GaveUp("w"), ImportApiUnreachable),
     (errors.Unsupported("w"), ImportApiRefused),
     (errors.RateLimited("w", 5.0), ImportApiUnreachable),
     (errors.ServerDown("w", 5.0), ImportApiUnreachable),

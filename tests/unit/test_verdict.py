@@ -71,6 +71,7 @@ def test_a_verdict_is_its_word() -> None:
         "open",
         "job_failed",
         "files_failed",
+        "rows_missing",
         "job_unknown",
         "unauthorized",
         "unreachable",
