@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,18 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Response
 from urllib3.util import Retry
 
 from airflow_provider_importprog._connection import ImportConnection
-from airflow_provider_importprog._http import LONGEST_RETRY_AFTER, common_headers, for_a_task, to_response, unreachable
+from airflow_provider_importprog._http import (
+    LONGEST_RETRY_AFTER,
+    RateReservation,
+    common_headers,
+    environment_proxy,
+    for_a_task,
+    proxy_secrets,
+    redactor_for,
+    timed_out,
+    to_response,
+    unreachable,
+)
 from airflow_provider_importprog.api import ImportApi, Request, Response
 from airflow_provider_importprog.api.client import Call, advance
 from airflow_provider_importprog.api.errors import ImportApiError, Unreachable
@@ -39,19 +50,20 @@ class BlockingClient:
     """
 
     def __init__(self, settings: ImportConnection) -> None:
-        self.api = ImportApi(settings.address, settings.api_version, settings.redact, settings.redact_job)
-        self._settings = settings
-        self._next_request_at = 0.0
+        self.settings = settings
+        self.redactor = redactor_for(settings)
+        self.redactor.add(proxy_secrets(environment_proxy(settings.base_url)))
+        self.api = ImportApi(settings.address, settings.api_version, self.redactor)
+        self._rate = RateReservation(settings.max_requests_per_second)
         self._repeating = HTTPAdapter(
             max_retries=_Retry(total=3, connect=2, read=1, status_forcelist=(429, 502, 503, 504), allowed_methods=None)
         )
 
-    def carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
+    def run(self, call: Call[T]) -> T:
         """Carry a call's requests to the server and the responses back, until it has its result.
 
         :raises ImportProgressException: the call ended otherwise.
         """
-        call = start(self.api)
         answer: Response | ImportApiError | None = None
         try:
             while isinstance(step := advance(call, answer), Request):
@@ -61,18 +73,20 @@ class BlockingClient:
                     answer = error
             return step.result
         except ImportApiError as error:
-            raise for_a_task(error, self._settings) from None
+            raise for_a_task(error, self.redactor) from None
 
     def send(self, request: Request) -> Response:
         """Send a request and wait for the response.
 
         :raises Unreachable: none came.
         """
-        settings = self._settings
+        settings = self.settings
         url = settings.base_url + request.target
         if request.repeatable:
             self.session.mount(url.partition("?")[0], self._repeating)
-        self._keep_rate()
+        with closing(self._rate.reserve()) as pauses:
+            for seconds in pauses:
+                time.sleep(seconds)
         timeout = (settings.connect_timeout, settings.read_timeout)
         try:
             with (
@@ -92,8 +106,10 @@ class BlockingClient:
                 _cut_off(response, settings.read_timeout),
             ):
                 body = response.content
+        except (requests.Timeout, TimeoutError) as error:
+            raise timed_out(settings, connecting=isinstance(error, requests.ConnectTimeout)) from error
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            raise unreachable(settings, error) from error
+            raise unreachable(settings, self.redactor, error) from error
         return to_response(response.status_code, response.headers, body)
 
     @cached_property
@@ -101,21 +117,16 @@ class BlockingClient:
         """The session that every request goes through."""
         session = requests.Session()
         session.headers.clear()
-        session.headers.update(common_headers())
-        session.auth = _Bearer(self._settings.token)
+        session.headers.update(common_headers(self.settings))
+        session.auth = _Bearer(self.settings.token)
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for prefix in ("http://", "https://"):
             session.mount(prefix, HTTPAdapter(max_retries=_Retry(total=2, read=0, status=0, other=0)))
         return session
 
-    def _keep_rate(self) -> None:
-        now = time.monotonic()
-        time.sleep(max(self._next_request_at - now, 0))
-        self._next_request_at = max(self._next_request_at, now) + 1 / self._settings.max_requests_per_second
-
 
 class _Bearer(AuthBase):
-    """Sets the token; as requests' own auth, so that no netrc entry takes its place."""
+    """Sets the token; as requests' own auth, so that no netrc entry is sent instead."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token

@@ -1,10 +1,9 @@
-"""One list of import jobs for all gates that look at the same place.
+"""One list of import jobs for all gates that poll the same cluster of a server.
 
-A place is what one list call shows: the cluster and database of a connection, in the dialect that it speaks. While two
-gates or more look at it, a list every interval tells most of them that their job goes on; a job that the list shows to
-have ended, or does not show, is asked for by itself. So the list never decides anything but that a gate waits on, and
-even that is checked: in turn, the gates ask for themselves too, and where the list proves to lie behind, or fails, all
-of them do for a while.
+While two gates or more poll it, a list every interval tells most of them that their job goes on; a job that the list
+shows to have ended, or does not show, is asked for by itself. So the list never decides anything but that a gate waits
+on, and even that is checked: one gate after the other asks for its own job too, the next list is compared with its
+answer, and where the list proves to be behind, or fails, all of them ask for themselves for a while.
 
 Airflow 3.3 can share a stream of events between triggers (``BaseEventTrigger.shared_stream_key``). It was tried beside
 this in ``tests/benchmark``, and is not used: it is not there on other versions, a poll that fails ends every gate that
@@ -20,12 +19,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
+from airflow_provider_importprog.api.client import JobList
 from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
 
 log = logging.getLogger(__name__)
 
-#: Asks for the list, at most so many pages of it, and says whether it shows how far each job is.
-AskForList = Callable[[int], Awaitable[tuple[list[ImportJob], bool]]]
+#: Asks for the list, at most so many pages of it.
+AskForList = Callable[[int], Awaitable[JobList]]
 
 _FEWEST_GATES = 2
 # A page of the list costs a request, and each job in it some time, which is worth it only where it saves more.
@@ -45,7 +45,7 @@ _ENDED = frozenset({ImportState.COMPLETED, ImportState.FAILED})
 
 @dataclass(frozen=True)
 class Listing:
-    """The import jobs of a place, as one list showed them.
+    """The import jobs of a cluster, as one list showed them.
 
     :param asked_at: when it was asked for, in seconds of the monotonic clock.
     :param shows_progress: whether a job's percentage means something.
@@ -57,14 +57,14 @@ class Listing:
 
 
 class SharedList:
-    """The list of one place, asked for when a gate needs a newer one, and by one gate for all."""
+    """The list of one cluster, asked for when a gate needs a newer one, and by one gate for all."""
 
     def __init__(self, ask: AskForList) -> None:
         self._ask = ask
         self._gates: dict[Poller, None] = {}  # in the order in which they check the list
         self._latest: Listing | None = None
         self._under_way: asyncio.Task[Listing | None] | None = None
-        self._answers: dict[str, ImportJob] = {}  # what jobs said of themselves since the latest list was asked for
+        self._checks: list[ImportJob] = []  # what the gates that check the latest list were told of their own jobs
         self._failures = 0
         self._rest_until = 0.0
 
@@ -75,13 +75,11 @@ class SharedList:
     def leave(self, gate: Poller) -> None:
         """Let a gate go; the others do not notice."""
         self._gates.pop(gate, None)
-        if len(self._gates) < _FEWEST_GATES:
-            self._answers.clear()
         if not self._gates and self._under_way is not None:
             self._under_way.cancel()
 
     async def newer(self, than: float, interval: float) -> Listing | None:
-        """Return a list that was asked for after a moment, or None where a gate had better ask for itself.
+        """Return a list that was asked for later than that, or None where a gate had better ask for itself.
 
         :param than: in seconds of the monotonic clock.
         :param interval: seconds; who asks does so about as often.
@@ -96,28 +94,29 @@ class SharedList:
             self._under_way.add_done_callback(self._arrived)
         return await asyncio.shield(self._under_way)
 
-    def answered(self, job: ImportJob) -> None:
-        """Take note of what a job said of itself, to hold the next list against it."""
-        if len(self._gates) >= _FEWEST_GATES:
-            self._answers[job.job_id] = job.without_files()
+    def checked(self, job: ImportJob) -> None:
+        """Compare the next list with what a gate was told of its own job after the latest one."""
+        self._checks.append(job.without_files())
 
     async def _list(self, interval: float) -> Listing | None:
         asked_at = monotonic()
-        said, self._answers = self._answers, {}
+        checks, self._checks = self._checks, []
         try:
-            jobs, shows_progress = await self._ask(max(1, len(self._gates) // _GATES_A_PAGE))
+            listed = await self._ask(max(1, len(self._gates) // _GATES_A_PAGE))
         except Exception as error:
             self._rest(interval, f"The list of import jobs cannot be had: {error}")
             return None
-        listing = Listing(asked_at, {job.job_id: job for job in jobs}, shows_progress)
-        behind = next((job for job in said.values() if _lies_behind(listing, job)), None)
+        listing = Listing(asked_at, {job.job_id: job for job in listed.jobs}, listed.shows_progress)
+        behind = next((job for job in checks if _is_behind(listing, job)), None)
         if behind is not None:
-            self._rest(interval, f"The list of import jobs lies behind: import job {behind.job_id} is {behind.state}.")
+            self._rest(interval, f"The list of import jobs is behind: import job {behind.job_id} is {behind.state}.")
             return None
-        if len(jobs) > _JOBS_A_GATE * len(self._gates):
-            self._rest(interval, f"The list of import jobs holds {len(jobs):,}, too many for {len(self._gates)} gates.")
+        jobs, gates = len(listed.jobs), len(self._gates)
+        if jobs > _JOBS_A_GATE * gates:
+            self._rest(interval, f"The list of import jobs holds {jobs:,}, too many for {gates} gates.")
             return None
-        self._failures = 0
+        if checks:  # else it is not known to be any better than the last one
+            self._failures = 0
         self._latest = listing
         for gate in list(self._gates)[: -(-len(self._gates) // _GATES_A_CHECK)]:
             gate.check_at = asked_at
@@ -136,16 +135,16 @@ class SharedList:
 
 
 class Poller:
-    """One gate's view of its import job: of the shared list, or of the job itself.
+    """Polls one gate's import job: in the shared list, or by itself.
 
-    :param interval: seconds between two looks.
+    :param interval: seconds between two polls.
     :param ask: asks for the job itself, without its files where its argument says so.
     """
 
     def __init__(
         self, shared: SharedList, job_id: str, interval: float, ask: Callable[[Brief], Awaitable[ImportJob]]
     ) -> None:
-        #: The list of this moment is to be checked by asking for the job itself, in seconds of the monotonic clock.
+        #: The list that was asked for then is to be checked by asking for the job itself. Seconds, monotonic.
         self.check_at = 0.0
         self._shared = shared
         self._job_id = job_id
@@ -178,7 +177,8 @@ class Poller:
                 self._seen_at = listing.asked_at
                 return listed
         job = await self._ask(waits)
-        self._shared.answered(job)
+        if listing and self.check_at == listing.asked_at:
+            self._shared.checked(job)
         if listing and not listed:
             self._missed += 1
             if self._missed == _MOST_MISSED:
@@ -186,9 +186,9 @@ class Poller:
         return job
 
     async def pause(self, delay: float) -> None:
-        """Sleep until the next look.
+        """Sleep until the next poll.
 
-        :param delay: seconds since what the last look showed was asked for.
+        :param delay: seconds from when that was asked for which the last poll returned.
         """
         if self._seen_at:
             # A little more, or all who saw the same list would wake at once, and hold the event loop.
@@ -196,8 +196,8 @@ class Poller:
         await asyncio.sleep(delay)
 
 
-def _lies_behind(listing: Listing, said: ImportJob) -> bool:
-    """Say whether a list shows less of a job than the job itself had said before the list was asked for."""
+def _is_behind(listing: Listing, said: ImportJob) -> bool:
+    """Say whether a list shows less of a job than was known of it before the list was asked for."""
     listed = listing.jobs.get(said.job_id)
     if listed is None:
         return False

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_importprog._connection import SHORTEST_REDACTED, redact_forms, secret_forms
+from airflow_provider_importprog._redaction import Secrets
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid
 
 try:
@@ -49,18 +48,10 @@ class StorageKeys:
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
 
-    @cached_property
-    def forms(self) -> tuple[str, ...]:
-        """How they may stand in what a server said."""
-        return secret_forms(self.access_key, self.secret_key, self.session_token)
-
-    def redact(self, words: str) -> str:
-        """Return what a server said with these keys blotted out, should it have echoed them."""
-        words = redact_forms(words, self.forms)
-        # A long answer was cut, maybe within a key.
-        return redact_forms(
-            words, (f"{form[:end]}…" for form in self.forms for end in range(len(form) - 1, SHORTEST_REDACTED - 1, -1))
-        )
+    @property
+    def secrets(self) -> Secrets:
+        """What is to be redacted where a server repeats it."""
+        return Secrets.of((self.secret_key, self.session_token), (self.access_key,))
 
 
 def storage_keys(storage_conn_id: str) -> StorageKeys:

@@ -1,9 +1,9 @@
-"""The conversation with one server: which request comes next, and what the answers add up to.
+"""Each call to a server: which request comes next, and what the answers add up to.
 
-Each call is a generator that yields requests, takes responses, and returns its result. A hook only carries
-the one to the server and the other back, so the blocking and the asynchronous hook cannot differ::
+A call is a generator that yields requests, takes responses, and returns its result. A client only carries the one to
+the server and the other back, so the blocking and the asynchronous client cannot differ::
 
-    call = api.get_import_progress("job-1")
+    call = api.progress("job-1")
     request = advance(call)
     advance(call, send(request)).result  # the ImportJob, where no more requests are needed
 """
@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from airflow_provider_importprog.api import v1, v2
 from airflow_provider_importprog.api.errors import (
     DialectNotServed,
     ImportApiError,
+    JobIdInvalid,
     JobUnknown,
+    NotPermitted,
     Refused,
-    ServerDown,
     Unsupported,
 )
 from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
-from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, Response, read
+from airflow_provider_importprog.api.protocol import Address, ListPage, NewImportJob, Request, Response, read
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ ApiVersion = Literal["auto", "v1", "v2"]
 API_VERSIONS: tuple[ApiVersion, ...] = ("auto", "v1", "v2")
 
 T = TypeVar("T")
-#: What a hook drives: it sends each request and hands back the response.
+#: What a client runs: it sends each request and hands back the response.
 Call = Generator[Request, Response, T]
 
 
@@ -58,39 +60,79 @@ def advance(call: Call[T], answer: Response | ImportApiError | None = None) -> R
         return Done(end.value)
 
 
+class Redact(Protocol):
+    """Takes secrets out of what a server says: of an error, and of a job."""
+
+    def __call__(self, words: str, /) -> str: ...
+    def job(self, job: ImportJob, /) -> ImportJob: ...
+
+
+class _RedactNothing:
+    def __call__(self, words: str, /) -> str:
+        return words
+
+    def job(self, job: ImportJob, /) -> ImportJob:
+        return job
+
+
 class Dialect(Protocol):
     """What a dialect's module offers: a request for each call, and a parser for its good answers."""
 
     NAME: str
     #: Whether it shows that an import awaits its commit.
     TWO_PHASE: bool
+    #: Where a job's progress may be asked for: the first that the server serves is the right one.
+    PROGRESS_PATHS: tuple[str, ...]
 
-    def progress_request(self, address: Address, job_id: str) -> Request: ...
+    def progress_request(self, address: Address, job_id: str, path: str) -> Request: ...
     def parse_progress(self, data: Any, job_id: str, brief: Brief | None = None) -> ImportJob: ...
     def list_request(self, address: Address, collection_name: str | None, page: int, page_size: int) -> Request: ...
-    def parse_list(self, data: Any) -> tuple[list[ImportJob], int | None]: ...
+    def parse_list(self, data: Any) -> ListPage: ...
     def create_request(self, address: Address, new: NewImportJob) -> Request: ...
     def parse_create(self, data: Any) -> str: ...
-    def commit_request(self, address: Address, job_id: str) -> Request: ...
-    def abort_request(self, address: Address, job_id: str) -> Request: ...
+    def end_request(self, address: Address, job_id: str, verb: str) -> Request: ...
+    def refresh_load_request(self, address: Address, collection_name: str) -> Request: ...
+
+
+@dataclass(frozen=True)
+class JobList:
+    """The import jobs of a cluster, as the server listed them.
+
+    :param jobs: without their files.
+    :param shows_progress: whether a job's percentage means something.
+    """
+
+    jobs: list[ImportJob]
+    shows_progress: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What came of asking a dialect for what gates and operators ask for.
+
+    :param progress: None where a job's progress can be asked for, else what went wrong.
+    :param listing: likewise of the list of jobs; None too where it was not asked for.
+    """
+
+    progress: ImportApiError | None
+    listing: ImportApiError | None = None
 
 
 @dataclass(frozen=True)
 class _Ending:
     """One of the two ways to end a two-phase import.
 
-    :param request: the request of a dialect for it.
     :param done: the states in which it has been done already.
     :param advice: what a person can do where the server refuses, by the job's state.
     """
 
-    request: Callable[[Dialect], Callable[[Address, str], Request]]
+    verb: str
     done: frozenset[ImportState]
     advice: Mapping[ImportState, str]
 
 
 _COMMIT = _Ending(
-    lambda dialect: dialect.commit_request,
+    "commit",
     frozenset({ImportState.COMMITTING, ImportState.COMPLETED}),
     {
         ImportState.PENDING: "Wait until it is uncommitted, and commit it then.",
@@ -100,7 +142,7 @@ _COMMIT = _Ending(
     },
 )
 _ABORT = _Ending(
-    lambda dialect: dialect.abort_request,
+    "abort",
     frozenset({ImportState.FAILED}),
     {
         ImportState.UNCOMMITTED: "Try again.",
@@ -112,185 +154,230 @@ _ABORT = _Ending(
 # In the order in which "auto" asks: v1 is the seed's API.
 _DIALECTS: tuple[Dialect, ...] = (v1, v2)
 _PAGE_SIZE = 100
+# What no job is called: Milvus parses it, and gives its jobs large numbers.
+_NO_JOB = "0"
+
+
+@dataclass
+class _Served:
+    """What is known of a server, and shared by all views of its API.
+
+    :param dialects: those that it may serve.
+    :param progress_paths: by a dialect's name, those that it may serve.
+    """
+
+    dialects: tuple[Dialect, ...]
+    progress_paths: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {dialect.NAME: dialect.PROGRESS_PATHS for dialect in _DIALECTS}
+    )
 
 
 class ImportApi:
-    """The import API of one server.
+    """The import API of one server. Its methods return calls, which a client runs.
 
     :param address: which part of the deployment to ask when a call names no cluster.
-    :param version: the dialect to speak. ``auto`` asks v1 first and stays with v2 once the server has shown
-        that it serves v2 and not v1.
-    :param redact: takes secrets out of what the server says of an error.
-    :param redact_job: takes secrets out of an import job, should the server have echoed them.
+    :param version: the dialect to use. ``auto`` asks v1 first and stays with v2 once the server has shown that it
+        serves v2 and not v1.
+    :param redact: takes secrets out of what the server says.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        version: ApiVersion = "auto",
-        redact: Callable[[str], str] = str,
-        redact_job: Callable[[ImportJob], ImportJob] = lambda job: job,
-    ) -> None:
+    def __init__(self, address: Address, version: ApiVersion = "auto", redact: Redact | None = None) -> None:
         self._address = address
-        self._redact = redact
-        self._redact_job = redact_job
-        self._dialects = tuple(d for d in _DIALECTS if version in ("auto", d.NAME))
+        self._redact: Redact = redact or _RedactNothing()
+        self._served = _Served(tuple(dialect for dialect in _DIALECTS if version in ("auto", dialect.NAME)))
+        self._only_two_phase = False
 
-    def get_import_progress(
-        self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None, two_phase: bool = False
-    ) -> Call[ImportJob]:
+    @property
+    def two_phase(self) -> ImportApi:
+        """The same API in those dialects that show whether an import awaits its commit; itself where all do."""
+        if self._only_two_phase or all(dialect.TWO_PHASE for dialect in self._served.dialects):
+            return self
+        view = copy(self)  # what is learned of the server is learned by both
+        view._only_two_phase = True
+        return view
+
+    def progress(self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None) -> Call[ImportJob]:
         """Ask how far an import job is.
 
         :param brief: says of the job whether its files may be left out; None for never.
-        :param two_phase: ask only in a dialect that shows whether the job awaits its commit.
         :raises JobUnknown: the server has no record of it.
+        :raises JobIdInvalid: the server cannot read the id.
         :raises ImportApiError: any other answer that is not a good one.
         """
         address = self._at(cluster_id)
+        return (yield from self._in_a_dialect(lambda dialect: self._progress(dialect, address, job_id, brief)))
 
-        def ask(dialect: Dialect) -> Call[ImportJob]:
-            request = dialect.progress_request(address, job_id)
-            return self._redact_job(dialect.parse_progress(read(request, (yield request), self._redact), job_id, brief))
-
-        return (yield from self._speak(ask, two_phase))
-
-    def list_import_jobs(
-        self,
-        collection_name: str | None = None,
-        cluster_id: str | None = None,
-        max_pages: int | None = None,
-        two_phase: bool = False,
-    ) -> Call[list[ImportJob]]:
-        """Ask for every import job of a cluster, page by page; the jobs come without their files.
+    def list_jobs(
+        self, collection_name: str | None = None, cluster_id: str | None = None, max_pages: int | None = None
+    ) -> Call[JobList]:
+        """Ask for every import job of a cluster, page by page.
 
         :param collection_name: only this collection's jobs.
         :param max_pages: stop after so many pages of 100 jobs, though there are more; None asks for all.
-        :param two_phase: ask only in a dialect that shows which jobs await their commit.
         """
         address = self._at(cluster_id)
 
-        def ask(dialect: Dialect) -> Call[list[ImportJob]]:
+        def ask(dialect: Dialect) -> Call[JobList]:
             jobs: dict[str, ImportJob] = {}
-            page = 1
+            page, shows_progress = 1, False
             while True:
                 request = dialect.list_request(address, collection_name, page, _PAGE_SIZE)
-                found, count = dialect.parse_list(read(request, (yield request), self._redact))
+                found = dialect.parse_list((yield from self._ask(request)))
+                shows_progress = shows_progress or found.shows_progress
                 known = len(jobs)
-                jobs.update((job.job_id, job) for job in found)
+                jobs.update((job.job_id, job) for job in found.jobs)
                 # A server may answer shorter pages than asked for, the same ones again, or as its count that of
                 # the page.
-                more = len(found) == _PAGE_SIZE or (count is not None and len(jobs) < count)
+                more = len(found.jobs) == _PAGE_SIZE or (found.total is not None and len(jobs) < found.total)
                 if not more or len(jobs) == known or page == max_pages:
                     break
                 page += 1
-            return [self._redact_job(job) for job in jobs.values() if collection_name in (None, job.collection_name)]
+            wanted = [self._redact.job(job) for job in jobs.values() if collection_name in (None, job.collection_name)]
+            return JobList(wanted, shows_progress)
 
-        return (yield from self._speak(ask, two_phase))
+        return (yield from self._in_a_dialect(ask))
 
-    def create_import_job(self, new: NewImportJob, cluster_id: str | None = None) -> Call[str]:
+    def create(self, new: NewImportJob, cluster_id: str | None = None) -> Call[str]:
         """Submit an import job and return its id."""
         address = self._at(cluster_id)
 
         def ask(dialect: Dialect) -> Call[str]:
-            request = dialect.create_request(address, new)
-            return dialect.parse_create(read(request, (yield request), self._redact))
+            return dialect.parse_create((yield from self._ask(dialect.create_request(address, new))))
 
-        return (yield from self._speak(ask))
+        return (yield from self._in_a_dialect(ask))
 
-    def commit_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
+    def commit(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
         """Make the rows of an uncommitted import job visible. One that is committed already counts as done."""
         return (yield from self._end(_COMMIT, job_id, cluster_id))
 
-    def abort_import_job(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
+    def abort(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
         """Drop the rows of an uncommitted import job. One that has failed already counts as done."""
         return (yield from self._end(_ABORT, job_id, cluster_id))
 
-    @property
-    def settled(self) -> bool:
-        """Whether there is one dialect left to speak."""
-        return len(self._dialects) == 1
+    def refresh_load(self, collection_name: str) -> Call[None]:
+        """Have a loaded collection show the rows that it has gained. On v2, whatever else the server serves.
 
-    def list_shows_progress(self, two_phase: bool) -> bool:
-        """Whether a job's percentage in a list means something, in the dialect that is spoken now."""
-        return self._dialects[0] is not v1 or (two_phase and not self.settled)
-
-    def probe(self) -> Call[dict[str, ImportApiError | None]]:
-        """Ask each dialect for its list, one job long.
-
-        :return: by the dialect's name, None where it answered well, else what went wrong.
+        :raises Unsupported: there is no such call here.
         """
-        found: dict[str, ImportApiError | None] = {}
-        for dialect in self._dialects:
-            request = dialect.list_request(self._address, None, 1, 1)
+        dialect = self._served.dialects[-1]  # of "auto", v2
+        try:
+            yield from self._ask(dialect.refresh_load_request(self._address, collection_name))
+        except DialectNotServed as error:
+            raise Unsupported(
+                f"{error} Older servers, and the control plane of Zilliz Cloud, cannot refresh what is loaded of a "
+                "collection."
+            ) from None
+
+    def probe(self) -> Call[dict[str, Probe]]:
+        """Ask each dialect for what gates and operators use: the progress of a job that cannot exist, and the list.
+
+        :return: by the dialect's name, what came of it.
+        """
+        found: dict[str, Probe] = {}
+        for dialect in self._served.dialects:
+            progress = listing = None
             try:
-                dialect.parse_list(read(request, (yield request), self._redact))
-                found[dialect.NAME] = None
+                yield from self._progress(dialect, self._address, _NO_JOB)
+            except (JobUnknown, JobIdInvalid, Refused):
+                pass  # the API's own words
             except ImportApiError as error:
-                found[dialect.NAME] = error
+                progress = error
+            if progress is None or isinstance(progress, NotPermitted):
+                try:
+                    dialect.parse_list((yield from self._ask(dialect.list_request(self._address, None, 1, 1))))
+                except ImportApiError as error:
+                    listing = error
+            found[dialect.NAME] = Probe(progress, listing)
         return found
+
+    def _progress(self, dialect: Dialect, address: Address, job_id: str, brief: Brief | None = None) -> Call[ImportJob]:
+        """Ask on each path that the server may serve until one is, and stay with it."""
+        paths, not_served = self._served.progress_paths, None
+        for path in paths[dialect.NAME]:
+            try:
+                data = yield from self._ask(dialect.progress_request(address, job_id, path))
+            except DialectNotServed as error:
+                not_served = not_served or error
+                continue
+            except (JobUnknown, JobIdInvalid):
+                paths[dialect.NAME] = (path,)
+                raise
+            job = dialect.parse_progress(data, job_id, brief)
+            paths[dialect.NAME] = (path,)
+            return self._redact.job(job)
+        assert not_served is not None  # noqa: S101 (there is a path)
+        raise not_served
 
     def _end(self, ending: _Ending, job_id: str, cluster_id: str | None) -> Call[None]:
         address = self._at(cluster_id)
 
         def ask(dialect: Dialect) -> Call[None]:
-            request = ending.request(dialect)(address, job_id)
             try:
-                read(request, (yield request), self._redact)
-            except (Refused, DialectNotServed, ServerDown) as error:
-                if isinstance(error, ServerDown) and not error.in_doubt:
+                yield from self._ask(dialect.end_request(address, job_id, ending.verb))
+                return
+            except ImportApiError as error:
+                if not (error.in_doubt or isinstance(error, (Refused, DialectNotServed))):
                     raise
-                # Older servers refuse what is done already, and the words say little: the job says more.
-                job = yield from self._look(dialect, address, job_id, error)
-                if isinstance(error, DialectNotServed):
-                    raise Unsupported(f"{error} Two-phase imports need Milvus 3.0 or later.") from None
-                if job is not None and job.state in ending.done:
-                    return
-                if job is not None and isinstance(error, Refused):
-                    refusal, advice = str(error).rstrip("."), ending.advice.get(job.state, "")
-                    raise Refused(
-                        f"{refusal}. Import job {job_id} is {job.state}. {advice}".rstrip(), error.code
-                    ) from None
-                raise
+                trouble = error
+            # Older servers refuse what is done already, and one that gave up may have done it: the job says more.
+            try:
+                job = yield from self._progress(dialect, address, job_id)
+            except ImportApiError as error:
+                if isinstance(error, JobUnknown) and isinstance(trouble, DialectNotServed):
+                    raise _no_two_phase(trouble) from None
+                raise trouble from None
+            if isinstance(trouble, DialectNotServed):
+                raise _no_two_phase(trouble)
+            if job.state in ending.done:
+                return
+            words = f"{str(trouble).rstrip('.')}. Import job {job_id} is {job.state}"
+            if trouble.in_doubt:
+                trouble.args = (f"{words}; whether the {ending.verb} is still to come is not known.",)
+            else:
+                trouble.args = (f"{words}. {ending.advice.get(job.state, '')}".rstrip(),)
+            raise trouble
 
-        return (yield from self._speak(ask))
+        return (yield from self._in_a_dialect(ask))
 
-    def _look(self, dialect: Dialect, address: Address, job_id: str, after: ImportApiError) -> Call[ImportJob | None]:
-        """Return the job that another call was refused for, or None where the server does not know it.
-
-        :raises ImportApiError: that call's error, where this one gets no good answer either.
-        """
-        request = dialect.progress_request(address, job_id)
-        try:
-            return dialect.parse_progress(read(request, (yield request), self._redact), job_id)
-        except JobUnknown:
-            return None
-        except ImportApiError:
-            raise after from None
+    def _ask(self, request: Request) -> Call[Any]:
+        """Send one request and return the ``data`` of a good answer."""
+        return read(request, (yield request), self._redact)
 
     def _at(self, cluster_id: str | None) -> Address:
         return replace(self._address, cluster_id=cluster_id) if cluster_id else self._address
 
-    def _speak(self, ask: Callable[[Dialect], Call[T]], two_phase: bool = False) -> Call[T]:
+    def _in_a_dialect(self, ask: Callable[[Dialect], Call[T]]) -> Call[T]:
         """Ask in each dialect until one is served, and stay with that one."""
+        dialects = [one for one in self._served.dialects if one.TWO_PHASE or not self._only_two_phase]
         passed: list[ImportApiError] = []
-        for dialect in self._dialects:
-            if two_phase and not dialect.TWO_PHASE:
-                continue
+        for dialect in dialects:
             try:
                 answer = yield from ask(dialect)
             except (DialectNotServed, Unsupported) as error:
                 passed.append(error)
-                continue
-            except JobUnknown:
-                self._settle(dialect, passed)
+            except ImportApiError as error:
+                # A server of v2 alone may say 404 to the path of v1 in words, and in JSON, of its own.
+                if error.http_status == 404 and dialect is not dialects[-1]:
+                    passed.append(error)
+                    continue
+                if isinstance(error, (JobUnknown, JobIdInvalid)):
+                    self._settle(dialect, passed)
                 raise
-            self._settle(dialect, passed)
-            return answer
+            else:
+                self._settle(dialect, passed)
+                return answer
+        own = [error for error in passed if not isinstance(error, (DialectNotServed, Unsupported))]
+        if own:
+            raise own[0]
         # A proxy in trouble may say "not found" to every path, so nothing is concluded from that.
         raise type(passed[-1])(" ".join(str(error) for error in passed)) from passed[-1]
 
     def _settle(self, dialect: Dialect, passed: Sequence[ImportApiError]) -> None:
         """Stay with a dialect that was answered, where every one before it proved not to be served."""
-        if passed and all(isinstance(error, DialectNotServed) for error in passed):
+        if passed and not any(isinstance(error, (Unsupported, JobUnknown)) for error in passed):
             log.info("This server does not serve the %s import API; using %s.", v1.NAME, dialect.NAME)
-            self._dialects = (dialect,)
+            self._served.dialects = (dialect,)
+
+
+def _no_two_phase(error: DialectNotServed) -> Unsupported:
+    return Unsupported(f"{error} Two-phase imports need Milvus 3.0 or later.")

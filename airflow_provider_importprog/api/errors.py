@@ -17,6 +17,8 @@ class ImportApiError(Exception):
     nothing_done = False
     #: Seconds that the server asks to wait, or None where it does not say.
     retry_after: float | None = None
+    #: The HTTP status of the answer that it was made of; None where there was none.
+    http_status: int | None = None
 
 
 class NotAuthenticated(ImportApiError):

@@ -1,7 +1,7 @@
 """Reads single fields out of an answer, and says which one is not what the API promises.
 
 What decides a verdict (states, times, errors, ids) is read strictly. What only informs (sizes, rows,
-percentages) is None where it makes no sense: a gate must not fail over a decoration.
+percentages) is None where it makes no sense: a gate must not fail because of it.
 """
 
 from __future__ import annotations
@@ -137,5 +137,5 @@ def _unexpected(name: str, value: Any, promised: str) -> UnexpectedAnswer:
 
 def _shown(value: Any) -> str:
     shown = repr(value)
-    # Not the beginning of it: it might be that of a secret, which nobody would find to blot out.
+    # Not the beginning of it: it might be that of a secret, which nobody would find to redact.
     return shown if len(shown) <= 80 else f"a {type(value).__name__} of {len(shown):,} characters"

@@ -14,12 +14,13 @@ from urllib.parse import urlencode
 from airflow_provider_importprog.api import fields
 from airflow_provider_importprog.api.errors import Unsupported
 from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
-from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, encode_json
+from airflow_provider_importprog.api.protocol import Address, ListPage, NewImportJob, Request, encode_json
 
 NAME = "v1"
 TWO_PHASE = False
 
 _ROOT = "/v1/vector/collections/import"
+PROGRESS_PATHS: tuple[str, ...] = (f"{_ROOT}/get",)
 _LIST_STATES = {
     "ImportPending": ImportState.PENDING,
     "ImportCompleted": ImportState.COMPLETED,
@@ -28,9 +29,12 @@ _LIST_STATES = {
 }
 
 
-def progress_request(address: Address, job_id: str) -> Request:
-    """Ask how far an import job is."""
-    return _get(f"{_ROOT}/get", {"jobId": job_id, "clusterId": address.cluster_id}, job_id)
+def progress_request(address: Address, job_id: str, path: str) -> Request:
+    """Ask how far an import job is.
+
+    :param path: one of :data:`PROGRESS_PATHS`.
+    """
+    return _get(path, {"jobId": job_id, "clusterId": address.cluster_id}, job_id)
 
 
 def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> ImportJob:
@@ -64,11 +68,13 @@ def list_request(address: Address, collection_name: str | None, page: int, page_
     return _get(f"{_ROOT}/list", query)
 
 
-def parse_list(data: Any) -> tuple[list[ImportJob], int | None]:
-    """Read the answer to :func:`list_request`: jobs without their files, and how many there are in all."""
+def parse_list(data: Any) -> ListPage:
+    """Read the answer to :func:`list_request`."""
     answer = fields.mapping(data, "data")
-    records = answer.get("tasks", answer.get("records"))
-    return [_parse_record(record) for record in fields.items(records, "tasks")], fields.count(answer, "count")
+    # Older pages of the reference name them records.
+    records = fields.items(answer.get("tasks", answer.get("records")), "tasks")
+    jobs = [_parse_record(record) for record in records]
+    return ListPage(jobs, fields.count(answer, "count"), shows_progress=False)
 
 
 def create_request(address: Address, new: NewImportJob) -> Request:
@@ -101,20 +107,26 @@ def parse_create(data: Any) -> str:
     return fields.identifier(fields.mapping(data, "data"), "jobId")
 
 
-def commit_request(address: Address, job_id: str) -> Request:
-    """Refuse: v1 has no two-phase import."""
-    raise Unsupported(_NO_TWO_PHASE)
+def end_request(address: Address, job_id: str, verb: str) -> Request:
+    """Refuse: v1 has no two-phase import.
+
+    :raises Unsupported: always.
+    """
+    raise Unsupported(
+        f"The v1 import API cannot {verb} an import job. Two-phase imports need Milvus 3.0 or later and "
+        "api_version v2 in the connection's extra."
+    )
 
 
-def abort_request(address: Address, job_id: str) -> Request:
-    """Refuse: v1 has no two-phase import."""
-    raise Unsupported(_NO_TWO_PHASE)
+def refresh_load_request(address: Address, collection_name: str) -> Request:
+    """Refuse: v1 has no such call.
 
-
-_NO_TWO_PHASE = (
-    "The v1 import API cannot commit or abort an import job. Two-phase imports need Milvus 3.0 or later and "
-    "api_version v2 in the connection's extra."
-)
+    :raises Unsupported: always.
+    """
+    raise Unsupported(
+        "The v1 API cannot refresh what is loaded of a collection. It takes Milvus, and api_version v2 or auto in the "
+        "connection's extra."
+    )
 
 
 def _get(path: str, query: Mapping[str, Any], job_id: str | None = None) -> Request:

@@ -13,12 +13,14 @@ from typing import Any
 
 from airflow_provider_importprog.api import fields
 from airflow_provider_importprog.api.model import Brief, ImportFile, ImportJob, ImportState
-from airflow_provider_importprog.api.protocol import Address, NewImportJob, Request, encode_json
+from airflow_provider_importprog.api.protocol import Address, ListPage, NewImportJob, Request, encode_json
 
 NAME = "v2"
 TWO_PHASE = True
 
 _ROOT = "/v2/vectordb/jobs/import"
+# Milvus before about 2.4.13 serves only the second, with the same body and answer.
+PROGRESS_PATHS: tuple[str, ...] = (f"{_ROOT}/describe", f"{_ROOT}/get_progress")
 # A state that is not listed here means that the import goes on.
 _STATES = {
     "Pending": ImportState.PENDING,
@@ -31,9 +33,12 @@ _STATES = {
 }
 
 
-def progress_request(address: Address, job_id: str) -> Request:
-    """Ask how far an import job is."""
-    return _post("describe", address, {"jobId": job_id, **_place(address)}, job_id=job_id)
+def progress_request(address: Address, job_id: str, path: str) -> Request:
+    """Ask how far an import job is.
+
+    :param path: one of :data:`PROGRESS_PATHS`.
+    """
+    return _post(path, address, {"jobId": job_id, **_deployment(address)}, job_id=job_id)
 
 
 def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> ImportJob:
@@ -52,22 +57,21 @@ def list_request(address: Address, collection_name: str | None, page: int, page_
     body = {
         "collectionName": collection_name,
         "dbName": address.db_name,
-        **_place(address),
+        **_deployment(address),
         "pageSize": page_size,
         "currentPage": page,
     }
-    return _post("list", address, body)
+    return _post(f"{_ROOT}/list", address, body)
 
 
-def parse_list(data: Any) -> tuple[list[ImportJob], int | None]:
-    """Read the answer to :func:`list_request`: jobs without their files, and how many there are in all.
-
-    Milvus does not say how many, and answers all of them at once.
-    """
+def parse_list(data: Any) -> ListPage:
+    """Read the answer to :func:`list_request`. Milvus does not count them, and answers all of them at once."""
     answer = fields.mapping(data, "data")
     records = fields.items(answer.get("records"), "records")
     jobs = [_parse_job(record, fields.identifier(record, "jobId")) for record in records]
-    return jobs, fields.count(answer, "count")
+    # Zilliz Cloud leaves it out: https://docs.zilliz.com/reference/restful/list-import-jobs-v2
+    shows_progress = any(record.get("progress") is not None for record in records)
+    return ListPage(jobs, fields.count(answer, "count"), shows_progress)
 
 
 def create_request(address: Address, new: NewImportJob) -> Request:
@@ -84,11 +88,11 @@ def create_request(address: Address, new: NewImportJob) -> Request:
         "secretKey": new.secret_key,
         "token": new.session_token,
         "options": new.options,
-        **_place(address),
+        **_deployment(address),
     }
     # A server that does not know the header ignores it, so the request is not safe to repeat.
     headers = {} if new.idempotency_key is None else {"Idempotency-Key": new.idempotency_key}
-    return _post("create", address, body, headers=headers, repeatable=False)
+    return _post(f"{_ROOT}/create", address, body, headers=headers, repeatable=False)
 
 
 def parse_create(data: Any) -> str:
@@ -96,25 +100,30 @@ def parse_create(data: Any) -> str:
     return fields.identifier(fields.mapping(data, "data"), "jobId")
 
 
-def commit_request(address: Address, job_id: str) -> Request:
-    """Make the rows of an uncommitted job visible; Milvus 3.0 and later."""
-    return _post("commit", address, {"jobId": job_id, **_place(address)}, job_id=job_id, repeatable=False)
+def end_request(address: Address, job_id: str, verb: str) -> Request:
+    """End a two-phase import; Milvus 3.0 and later.
+
+    :param verb: ``commit`` to make its rows visible, ``abort`` to drop them.
+    """
+    body = {"jobId": job_id, **_deployment(address)}
+    return _post(f"{_ROOT}/{verb}", address, body, job_id=job_id, repeatable=False)
 
 
-def abort_request(address: Address, job_id: str) -> Request:
-    """Drop the rows of an uncommitted job; Milvus 3.0 and later."""
-    return _post("abort", address, {"jobId": job_id, **_place(address)}, job_id=job_id, repeatable=False)
+def refresh_load_request(address: Address, collection_name: str) -> Request:
+    """Load into memory what a loaded collection has gained; Milvus alone."""
+    body = {"collectionName": collection_name, "dbName": address.db_name}
+    return _post("/v2/vectordb/collections/refresh_load", address, body, repeatable=False)
 
 
-def _place(address: Address) -> dict[str, str | None]:
-    """Return the keys that say where: a cluster, or a project with its region."""
+def _deployment(address: Address) -> dict[str, str | None]:
+    """Return the keys of a body that name a cluster, or a project with its region."""
     if address.cluster_id is not None:
         return {"clusterId": address.cluster_id}
     return {"projectId": address.project_id, "regionId": address.region_id}
 
 
 def _post(
-    call: str,
+    path: str,
     address: Address,
     body: Mapping[str, Any],
     *,
@@ -124,7 +133,7 @@ def _post(
 ) -> Request:
     # Role checks read the database from the header, whatever the body says.
     database = {} if address.db_name is None else {"DB-Name": address.db_name}
-    return Request("POST", f"{_ROOT}/{call}", encode_json(body), {**database, **(headers or {})}, repeatable, job_id)
+    return Request("POST", path, encode_json(body), {**database, **(headers or {})}, repeatable, job_id)
 
 
 def _parse_job(job: Mapping[str, Any], job_id: str, counts: tuple[int, int] | None = None) -> ImportJob:

@@ -7,12 +7,12 @@ The two hooks share everything but the waiting: the requests, the answers and th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import requests
@@ -22,16 +22,23 @@ from airflow_provider_importprog import _validation, get_provider_info
 from airflow_provider_importprog._async_client import AsyncClient
 from airflow_provider_importprog._blocking_client import BlockingClient
 from airflow_provider_importprog._connection import CONN_TYPE, ImportConnection
+from airflow_provider_importprog._redaction import Redactor, Secrets
 from airflow_provider_importprog._shared_list import Poller
-from airflow_provider_importprog.api import ImportApi, ImportJob
-from airflow_provider_importprog.api.client import Call
+from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
+from airflow_provider_importprog.api.client import Call, JobList, Probe
 from airflow_provider_importprog.api.errors import (
     ImportApiError,
     NotAuthenticated,
     NotPermitted,
+    TargetMissing,
     UnexpectedAnswer,
 )
-from airflow_provider_importprog.exceptions import ImportConnectionNotFound
+from airflow_provider_importprog.api.model import Brief
+from airflow_provider_importprog.exceptions import (
+    ImportApiUnauthorized,
+    ImportConnectionNotFound,
+    ImportProgressException,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,16 +48,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_CONN_ID = "importprog_default"
+_NO_SECRETS = Secrets()
 
 
 class ImportProgressHook(BaseHook):
-    """Talks to the import API of a connection, and waits for each answer.
+    """Asks the import API of a connection, and waits for each answer.
 
-    Calls that are safe to repeat are repeated a few times where no answer came, or one that says to try later.
+    Calls that are safe to repeat are repeated a few times where no answer came, or one that says to try later. Where
+    the token is not accepted, the connection is read anew, once: it may have been rotated since.
 
     :param importprog_conn_id: an Airflow connection of type ``importprog``.
-    :param storage_conn_id: the connection of an object storage whose keys the server was told. Should it echo them in
-        an error, they are blotted out, as the token is.
+    :param storage_conn_id: the connection of an object storage whose keys the server was told. Where it repeats them,
+        they are redacted, as the token is.
     """
 
     conn_name_attr = "importprog_conn_id"
@@ -95,26 +104,33 @@ class ImportProgressHook(BaseHook):
     ) -> ImportJob:
         """Ask how far an import job is, with the details of each file.
 
+        https://milvus.io/api-reference/restful/v2.6.x/v2/Import%20(v2)/Describe.md, and for v1
+        https://docs.zilliz.com/reference/restful/get-import-progress
+
         :param cluster_id: asked instead of the connection's cluster.
         :param two_phase: ask in v2 alone, where the server serves v1 too: v1 shows an import that awaits its commit
             as one that goes on.
         :raises ImportJobUnknown: the server has no record of the job.
+        :raises ImportSettingInvalid: `job_id` is not the id of a job.
         :raises ImportApiUnauthorized: the token is not accepted, or not for this.
         :raises ImportApiUnreachable: no good answer came.
         :raises ImportApiRefused: the API refused in its own words.
         """
+        job_id = _validation.job_id(job_id)
         if two_phase:
-            self._settings.check_two_phase()
-        return self._carry(
-            lambda api: api.get_import_progress(_validation.job_id(job_id), cluster_id, two_phase=two_phase)
+            self._client.settings.check_two_phase()
+        return self._ask(
+            lambda api: (api.two_phase if two_phase else api).progress(job_id, cluster_id), what=f"import job {job_id}"
         )
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
 
+        https://milvus.io/api-reference/restful/v2.6.x/v2/Import%20(v2)/List.md
+
         :param collection_name: only this collection's jobs.
         """
-        return self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        return self._ask(lambda api: api.list_jobs(collection_name, cluster_id), what="its import jobs").jobs
 
     def create_import_job(
         self,
@@ -134,7 +150,8 @@ class ImportProgressHook(BaseHook):
     ) -> str:
         """Submit an import job and return its id.
 
-        It is sent once: where no answer comes, the job may have been created or not.
+        It is sent once: where no answer comes, the job may have been created or not. See
+        https://milvus.io/api-reference/restful/v2.6.x/v2/Import%20(v2)/Create.md
 
         Exactly one source: `files` in Milvus's own bucket, `object_urls` in object storage, or `volume_name`
         with its `data_paths`. Each entry is a path, or a list of paths that make up the columns of one set.
@@ -145,6 +162,8 @@ class ImportProgressHook(BaseHook):
             that was made first; others ignore it. 1 to 256 printable ASCII characters. v1 has none.
         :raises ImportSettingInvalid: no source, or more than one.
         :raises ImportApiRefused: the API refused in its own words: no such collection, say.
+        :raises ImportApiUnreachable: no good answer came; ``in_doubt`` and ``nothing_done`` say what may have been
+            done.
         """
         new = _validation.new_import(
             collection_name=collection_name,
@@ -159,30 +178,55 @@ class ImportProgressHook(BaseHook):
             options=options,
             idempotency_key=idempotency_key,
         )
-        return self._carry(lambda api: api.create_import_job(new, cluster_id))
+        return self.create(new, cluster_id)
+
+    def create(self, new: NewImportJob, cluster_id: str | None = None) -> str:
+        """Submit an import job that is checked already, and return its id. See :meth:`create_import_job`."""
+        return self._ask(
+            lambda api: api.create(new, cluster_id),
+            what=f"a new import job of {new.collection_name!r}",
+            secrets=_secrets_of(new),
+        )
 
     def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """Make the rows of an uncommitted import job visible. Milvus 3.0 and later.
 
-        A job that is committed already, or about to be, counts as done.
+        A job that is committed already, or about to be, counts as done. Where no good answer comes, the job is asked
+        for before this fails.
 
         :raises ImportApiRefused: it cannot be committed as it is, or the server is too old.
         """
-        self._carry(lambda api: api.commit_import_job(_validation.job_id(job_id), cluster_id))
+        job_id = _validation.job_id(job_id)
+        self._ask(lambda api: api.commit(job_id, cluster_id), what=f"import job {job_id}")
 
     def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """End an import job that is not committed, and drop its rows. Milvus 3.0 and later.
 
-        A job that has failed, or was aborted before, counts as done.
+        A job that has failed, or was aborted before, counts as done. Where no good answer comes, the job is asked for
+        before this fails.
 
         :raises ImportApiRefused: it cannot be aborted as it is, or the server is too old.
         """
-        self._carry(lambda api: api.abort_import_job(_validation.job_id(job_id), cluster_id))
+        job_id = _validation.job_id(job_id)
+        self._ask(lambda api: api.abort(job_id, cluster_id), what=f"import job {job_id}")
+
+    def refresh_load(self, collection_name: str) -> None:
+        """Have a loaded collection show the rows that it has gained since it was loaded.
+
+        https://milvus.io/api-reference/restful/v2.6.x/v2/Collection%20(v2)/Refresh%20Load.md. The server answers
+        before it is done, and no call says when it is.
+
+        :raises ImportApiRefused: the collection is not loaded, say, or the server has no such call: an old Milvus,
+            and the control plane of Zilliz Cloud, have none.
+        """
+        collection_name = _validation.collection_name(collection_name)
+        self._ask(lambda api: api.refresh_load(collection_name), what=f"collection {collection_name!r}")
 
     def test_connection(self) -> tuple[bool, str]:
         """Say whether the server can be reached, accepts the token, and which dialects it serves."""
         try:
-            return _describe_probe(self._settings, self._carry(lambda api: api.probe()))
+            found = self._ask(lambda api: api.probe(), what="this connection")
+            return _describe_probe(self._client.settings, self._client.redactor, found)
         except Exception as error:
             return False, _without_id(error, self.importprog_conn_id)
 
@@ -190,21 +234,22 @@ class ImportProgressHook(BaseHook):
         """Return the session that every request of this hook goes through."""
         return self._client.session
 
-    def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
-        return self._client.carry(start)
+    @property
+    def server(self) -> str:
+        """What tells the jobs of this server from those of another: its base URL and the database."""
+        return self._client.settings.server
 
-    @cached_property
-    def _settings(self) -> ImportConnection:
-        try:
-            connection = self.get_connection(self.importprog_conn_id)
-        except AirflowNotFoundException:
-            raise _not_found(self.importprog_conn_id) from None
-        settings = ImportConnection.read(connection)
-        return replace(settings, storage=self.storage_keys) if self.storage_keys else settings
+    @property
+    def idempotency_keys(self) -> bool:
+        """Whether the connection says that the server honours ``Idempotency-Key``."""
+        return self._client.settings.idempotency_keys
 
     @cached_property
     def storage_keys(self) -> StorageKeys | None:
-        """The keys of the object storage, where this hook knows of one."""
+        """The keys of the object storage, where this hook knows of one.
+
+        :raises ImportSettingInvalid: the connection is not defined, or holds no keys.
+        """
         if self.storage_conn_id is None:
             return None
         # Imported here, because few imports need it.
@@ -212,24 +257,57 @@ class ImportProgressHook(BaseHook):
 
         return storage_keys(self.storage_conn_id)
 
-    @property
-    def idempotency_keys(self) -> bool:
-        """Whether the connection says that the server honours ``Idempotency-Key``."""
-        return self._settings.idempotency_keys
+    def _ask(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets = _NO_SECRETS) -> T:
+        """Run a call, and once more where the token has been rotated since the connection was read.
+
+        :param what: what it asks about.
+        :param secrets: what this call tells the server.
+        """
+        try:
+            return self._run(call, what, secrets)
+        except ImportApiUnauthorized as error:
+            unauthorized = error
+        try:
+            _forget_cached(self.importprog_conn_id)
+            settings = self._read()
+        except Exception:
+            raise unauthorized from None
+        if settings == self._client.settings:
+            raise unauthorized
+        self._client = BlockingClient(settings)
+        return self._run(call, what, secrets)
+
+    def _run(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets) -> T:
+        client, withheld = self._client, ""
+        try:
+            keys = self.storage_keys
+        except Exception as error:
+            keys, withheld = None, _sentence_in_place(what, self.storage_conn_id, error)
+        with client.redactor.adding(secrets), client.redactor.adding(_secrets_of_keys(keys)), _withholding(withheld):
+            return _without_words(client.run(call(client.api)), withheld)
+
+    def _read(self) -> ImportConnection:
+        try:
+            connection = self.get_connection(self.importprog_conn_id)
+        except AirflowNotFoundException:
+            raise _not_found(self.importprog_conn_id) from None
+        return ImportConnection.read(connection)
 
     @cached_property
     def _client(self) -> BlockingClient:
-        return BlockingClient(self._settings)
+        return BlockingClient(self._read())
 
 
 class ImportProgressAsyncHook(BaseHook):
-    """Talks to the import API of a connection from an event loop, and never blocks it.
+    """Asks the import API of a connection from an event loop, and never blocks it.
 
     The methods are those of :class:`ImportProgressHook`, as coroutines; nothing is repeated, because who waits
     in an event loop asks again anyway. All hooks of a connection in an event loop share one HTTP session. Enter
     the hook (``async with``) to keep the session open between calls.
 
     :param importprog_conn_id: an Airflow connection of type ``importprog``.
+    :param storage_conn_id: as for :class:`ImportProgressHook`. Where it cannot be read, what the server says of an
+        error is not shown.
     """
 
     conn_name_attr = ImportProgressHook.conn_name_attr
@@ -237,50 +315,62 @@ class ImportProgressAsyncHook(BaseHook):
     conn_type = ImportProgressHook.conn_type
     hook_name = ImportProgressHook.hook_name
 
-    def __init__(self, importprog_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+    def __init__(
+        self, importprog_conn_id: str = DEFAULT_CONN_ID, storage_conn_id: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.importprog_conn_id = importprog_conn_id
+        self.storage_conn_id = storage_conn_id
         self._loaded: ImportConnection | None = None
-        self._entered = AsyncExitStack()
+        self._storage_keys: StorageKeys | None = None
+        self._entered: AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
+        self._entered = AsyncExitStack()
         await self._entered.enter_async_context(AsyncClient.shared(await self._settings()))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._entered.aclose()
+        if self._entered is not None:
+            await self._entered.aclose()
+            self._entered = None
 
     @asynccontextmanager
     async def poller(
-        self, job_id: str, cluster_id: str | None, interval: float, *, two_phase: bool = False
-    ) -> AsyncIterator[Poller]:
-        """Look at an import job every so often, along with all others that look at the same place.
+        self, job_id: str | int, cluster_id: str | None, interval: float, *, two_phase: bool = False
+    ) -> AsyncIterator[JobPoller]:
+        """Poll an import job, along with all others of the same cluster.
 
-        :param interval: seconds between two looks.
+        :param interval: seconds between two polls.
         :param two_phase: as for :meth:`get_import_progress`.
         """
-        settings = await self._settings()
-        if two_phase:
-            settings.check_two_phase()
-        async with AsyncClient.shared(settings) as client:
-            with client.poller(job_id, cluster_id, interval, two_phase) as poller:
-                yield poller
+        job_id = _validation.job_id(job_id)
+
+        def join(client: AsyncClient) -> AbstractContextManager[Poller]:
+            return client.poller(job_id, cluster_id, interval, two_phase)
+
+        poller = JobPoller(self, f"import job {job_id}", join, two_phase)
+        try:
+            yield poller
+        finally:
+            await poller.leave()
 
     async def get_import_progress(
         self, job_id: str | int, cluster_id: str | None = None, *, two_phase: bool = False
     ) -> ImportJob:
         """See :meth:`ImportProgressHook.get_import_progress`."""
+        job_id = _validation.job_id(job_id)
         if two_phase:
             (await self._settings()).check_two_phase()
-        return await self._carry(
-            lambda api: api.get_import_progress(_validation.job_id(job_id), cluster_id, two_phase=two_phase)
+        return await self._ask(
+            lambda api: (api.two_phase if two_phase else api).progress(job_id, cluster_id), what=f"import job {job_id}"
         )
 
     async def list_import_jobs(
         self, collection_name: str | None = None, cluster_id: str | None = None
     ) -> list[ImportJob]:
         """See :meth:`ImportProgressHook.list_import_jobs`."""
-        return await self._carry(lambda api: api.list_import_jobs(collection_name, cluster_id))
+        return (await self._ask(lambda api: api.list_jobs(collection_name, cluster_id), what="its import jobs")).jobs
 
     async def create_import_job(
         self,
@@ -312,32 +402,164 @@ class ImportProgressAsyncHook(BaseHook):
             options=options,
             idempotency_key=idempotency_key,
         )
-        return await self._carry(lambda api: api.create_import_job(new, cluster_id))
+        return await self.create(new, cluster_id)
+
+    async def create(self, new: NewImportJob, cluster_id: str | None = None) -> str:
+        """See :meth:`ImportProgressHook.create`."""
+        return await self._ask(
+            lambda api: api.create(new, cluster_id),
+            what=f"a new import job of {new.collection_name!r}",
+            secrets=_secrets_of(new),
+        )
 
     async def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """See :meth:`ImportProgressHook.commit_import_job`."""
-        await self._carry(lambda api: api.commit_import_job(_validation.job_id(job_id), cluster_id))
+        job_id = _validation.job_id(job_id)
+        await self._ask(lambda api: api.commit(job_id, cluster_id), what=f"import job {job_id}")
 
     async def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """See :meth:`ImportProgressHook.abort_import_job`."""
-        await self._carry(lambda api: api.abort_import_job(_validation.job_id(job_id), cluster_id))
+        job_id = _validation.job_id(job_id)
+        await self._ask(lambda api: api.abort(job_id, cluster_id), what=f"import job {job_id}")
+
+    async def refresh_load(self, collection_name: str) -> None:
+        """See :meth:`ImportProgressHook.refresh_load`."""
+        collection_name = _validation.collection_name(collection_name)
+        await self._ask(lambda api: api.refresh_load(collection_name), what=f"collection {collection_name!r}")
 
     async def test_connection(self) -> tuple[bool, str]:
         """See :meth:`ImportProgressHook.test_connection`."""
         try:
-            found = await self._carry(lambda api: api.probe())
-            return _describe_probe(await self._settings(), found)
+            found = await self._ask(lambda api: api.probe(), what="this connection")
+            settings = await self._settings()
+            async with AsyncClient.shared(settings) as client:
+                return _describe_probe(settings, client.redactor, found)
         except Exception as error:
             return False, _without_id(error, self.importprog_conn_id)
 
-    async def _carry(self, start: Callable[[ImportApi], Call[T]]) -> T:
-        async with AsyncClient.shared(await self._settings()) as client:
-            return await client.carry(start)
+    async def _ask(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets = _NO_SECRETS) -> T:
+        """Run a call, and once more where the token has been rotated since the connection was read."""
+        settings = await self._settings()
+        try:
+            return await self._run(settings, call, what, secrets)
+        except ImportApiUnauthorized as error:
+            unauthorized = error
+        newer = await self._newer(settings)
+        if newer is None:
+            raise unauthorized
+        return await self._run(newer, call, what, secrets)
+
+    async def _run(
+        self, settings: ImportConnection, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets
+    ) -> T:
+        withheld = await self._read_storage_keys(what)
+        async with AsyncClient.shared(settings) as client:
+            with client.redactor.adding(secrets), self._redacting(client, withheld), _withholding(withheld):
+                return _without_words(await client.run(call(client.api)), withheld)
+
+    def _redacting(self, client: AsyncClient, withheld: str) -> AbstractContextManager[None]:
+        """Have a client that many share redact this hook's storage keys, or know that it cannot."""
+        return client.cannot_redact() if withheld else client.redactor.adding(_secrets_of_keys(self._storage_keys))
+
+    async def _read_storage_keys(self, what: str) -> str:
+        """Read the keys of the storage unless that is done; return what is shown in place of the server's words."""
+        if self.storage_conn_id is None or self._storage_keys is not None:
+            return ""
+        from airflow_provider_importprog._storage import async_storage_keys
+
+        try:
+            # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
+            self._storage_keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
+        except Exception as error:
+            return _sentence_in_place(what, self.storage_conn_id, error)
+        return ""
 
     async def _settings(self) -> ImportConnection:
         if self._loaded is None:
             self._loaded = await _load(self.importprog_conn_id)
         return self._loaded
+
+    async def _newer(self, settings: ImportConnection) -> ImportConnection | None:
+        """Return what the connection holds by now, or None where nothing in it has changed."""
+        if self._loaded == settings:
+            try:
+                _forget_cached(self.importprog_conn_id)
+                self._loaded = await _load(self.importprog_conn_id)
+            except Exception:
+                return None
+            if self._loaded != settings and self._entered is not None:
+                await self._entered.enter_async_context(AsyncClient.shared(self._loaded))
+        return self._loaded if self._loaded != settings else None
+
+
+class JobPoller:
+    """Polls an import job for one gate, through the connection as it is by now."""
+
+    def __init__(
+        self,
+        hook: ImportProgressAsyncHook,
+        what: str,
+        join: Callable[[AsyncClient], AbstractContextManager[Poller]],
+        two_phase: bool,
+    ) -> None:
+        self._hook = hook
+        self._what = what
+        self._join = join
+        self._two_phase = two_phase
+        self._settings: ImportConnection | None = None
+        self._joined: tuple[AsyncClient, Poller] | None = None
+        self._membership = AsyncExitStack()
+        self._redacting = ExitStack()
+        self._withheld: str | None = None  # None where the storage's keys have not been read yet
+
+    async def poll(self, waits: Brief) -> ImportJob:
+        """Return the import job, without its files where a gate would wait on.
+
+        :param waits: whether a gate would wait on for a job like this.
+        :raises ImportProgressException: no good answer came.
+        """
+        settings = self._settings = self._settings or await self._hook._settings()
+        try:
+            return await self._poll(settings, waits)
+        except ImportApiUnauthorized as error:
+            unauthorized = error
+        newer = await self._hook._newer(settings)
+        if newer is None:
+            raise unauthorized
+        await self.leave()
+        self._settings = newer
+        return await self._poll(newer, waits)
+
+    async def pause(self, delay: float) -> None:
+        """Sleep until the next poll.
+
+        :param delay: seconds from when that was asked for which the last poll returned.
+        """
+        if self._joined is None:
+            await asyncio.sleep(delay)
+        else:
+            await self._joined[1].pause(delay)
+
+    async def leave(self) -> None:
+        """Give the client back; the next poll takes one anew."""
+        self._joined = self._withheld = None
+        self._redacting.close()
+        await self._membership.aclose()
+
+    async def _poll(self, settings: ImportConnection, waits: Brief) -> ImportJob:
+        if self._joined is None:
+            if self._two_phase:
+                settings.check_two_phase()
+            client = await self._membership.enter_async_context(AsyncClient.shared(settings))
+            self._joined = client, self._membership.enter_context(self._join(client))
+        client, poller = self._joined
+        if self._withheld != "":
+            self._redacting.close()
+            self._withheld = await self._hook._read_storage_keys(self._what)
+            # For as long as this gate polls: what another one asks for, the list, may show these keys too.
+            self._redacting.enter_context(self._hook._redacting(client, self._withheld))
+        with _withholding(self._withheld):
+            return _without_words(await poller.poll(waits), self._withheld)
 
 
 _loading: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ImportConnection]]] = WeakKeyDictionary()
@@ -376,27 +598,90 @@ def _connection_type() -> dict[str, Any]:
     return dict(connection_type)
 
 
-def _describe_probe(settings: ImportConnection, found: Mapping[str, ImportApiError | None]) -> tuple[bool, str]:
-    served = [name for name, error in found.items() if error is None]
-    # Of a web page in place of an answer, the beginning will do.
-    said = {name: shorten(settings.redact(str(error)), 300, placeholder=" …") for name, error in found.items() if error}
+def _forget_cached(conn_id: str) -> None:
+    """Have Airflow read a connection anew where it keeps it: its cache of secrets, if it has one in this process."""
+    try:
+        from airflow.sdk.execution_time.cache import SecretCache
+    except ImportError:  # Airflow 2
+        from airflow.secrets.cache import SecretCache  # type: ignore[import-not-found,no-redef]
+    cache = getattr(SecretCache, "_cache", None)
+    if cache is not None:
+        # There is a call for variables alone.
+        cache.pop(f"{SecretCache._CONNECTION_PREFIX}{conn_id}", None)
+
+
+def _secrets_of(new: NewImportJob) -> Secrets:
+    return Secrets.of((new.secret_key, new.session_token), (new.access_key,))
+
+
+def _secrets_of_keys(keys: StorageKeys | None) -> Secrets:
+    return keys.secrets if keys else _NO_SECRETS
+
+
+def _sentence_in_place(what: str, storage_conn_id: str | None, error: Exception) -> str:
+    """Return what is shown in place of a server's words where they may hold keys that cannot be read."""
+    return (
+        f"What the server said of {what} is not shown: it may hold keys of connection {storage_conn_id!r}, which "
+        f"cannot be read now ({type(error).__name__})."
+    )
+
+
+@contextmanager
+def _withholding(sentence: str) -> Iterator[None]:
+    """Show a sentence in place of what an error says; the error as it is where there is no sentence."""
+    try:
+        yield
+    except ImportProgressException as error:
+        if sentence:
+            error.args = (sentence,)
+        raise
+
+
+def _without_words(result: T, sentence: str) -> T:
+    """Return what came of a call, with a sentence in place of what the server says of errors, if there is one."""
+    if not sentence:
+        return result
+    if isinstance(result, ImportJob):
+        return cast("T", _job_without_words(result, sentence))
+    if isinstance(result, JobList):
+        return cast("T", replace(result, jobs=[_job_without_words(job, sentence) for job in result.jobs]))
+    return result
+
+
+def _job_without_words(job: ImportJob, sentence: str) -> ImportJob:
+    files = tuple([replace(file, error_message=sentence) if file.error_message else file for file in job.files])
+    return replace(job, error_message=sentence if job.error_message else None, files=files)
+
+
+def _describe_probe(settings: ImportConnection, redactor: Redactor, found: Mapping[str, Probe]) -> tuple[bool, str]:
+    """Say what a test of the connection found, and whether gates and operators can do their work."""
+
+    def words(error: ImportApiError) -> str:
+        # Of a web page in place of an answer, the beginning will do.
+        return shorten(redactor(str(error)), 300, placeholder=" …")
+
+    served = [name for name, probe in found.items() if probe.progress is None]
     if served:
         signed_in = "accepts the token" if settings.token else "asks for no token"
-        words = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
-        words += [f"{name}: {trouble}" for name, trouble in said.items()]
-        return True, " ".join(words)
-    for name, error in found.items():
-        if isinstance(error, (NotAuthenticated, NotPermitted)):
-            advice = _check_the_token(settings) if isinstance(error, NotAuthenticated) else ""
-            return False, f"{settings.base_url} answers. {said[name].rstrip('.')}.{advice}"
-    words = list(dict.fromkeys(said.values()))
-    if all(isinstance(error, UnexpectedAnswer) for error in found.values()):
-        words.insert(0, f"{settings.base_url} answers, but not as the import API does. Check the base URL.")
-    elif any("WRONG_VERSION_NUMBER" in trouble or "RECORD_LAYER_FAILURE" in trouble for trouble in words):
-        words.append("If it speaks http and not https, write http:// before the host.")
-    elif any("CERTIFICATE_VERIFY_FAILED" in trouble for trouble in words):
-        words.append("If its certificate is your own, put the path of your CA bundle into 'verify'.")
-    return False, " ".join(words)
+        said = [f"{settings.base_url} answers, {signed_in}, and serves {' and '.join(served)}."]
+        said += [f"{name}: {words(probe.progress)}" for name, probe in found.items() if probe.progress is not None]
+        lists = {name: found[name].listing for name in served}
+        said += [f"{name} shows no list of jobs: {words(error)}" for name, error in lists.items() if error is not None]
+        return not any(isinstance(error, TargetMissing) for error in lists.values()), " ".join(said)
+    troubles = {name: probe.progress for name, probe in found.items() if probe.progress is not None}
+    for error in troubles.values():
+        if isinstance(error, NotPermitted):
+            return False, f"{settings.base_url} answers, but a gate cannot ask for a job. {words(error)}"
+        if isinstance(error, NotAuthenticated):
+            return False, f"{settings.base_url} answers. {words(error).rstrip('.')}.{_check_the_token(settings)}"
+    said = list(dict.fromkeys(map(words, troubles.values())))
+    if all(isinstance(error, UnexpectedAnswer) for error in troubles.values()):
+        said.insert(0, f"{settings.base_url} answers, but not as the import API does. Check the base URL.")
+    elif any("WRONG_VERSION_NUMBER" in trouble or "RECORD_LAYER_FAILURE" in trouble for trouble in said):
+        said.append("If it serves http and not https, write http:// before the host.")
+    elif any("CERTIFICATE_VERIFY_FAILED" in trouble for trouble in said):
+        said.append("If its certificate is your own, put the path of your CA bundle into 'verify'.")
+    return False, " ".join(said)
 
 
 def _without_id(error: Exception, conn_id: str) -> str:

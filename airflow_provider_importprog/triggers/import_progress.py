@@ -144,13 +144,14 @@ class ImportProgressTrigger(BaseTrigger):
         """Return what a server said without the keys of the object storage, should it have echoed them."""
         if self.storage_conn_id is None:
             return words
+        from airflow_provider_importprog._redaction import Redactor
         from airflow_provider_importprog._storage import async_storage_keys
 
         try:
             # Here and not in the hook: all gates of a connection share its session, whatever storage they import from.
             # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
             keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
-            return keys.redact(words)
+            return Redactor(keys.secrets)(words)
         except Exception as error:
             return (
                 f"What the server said of import job {self.job_id} is not shown: it may hold keys of connection "
@@ -164,7 +165,7 @@ def _load_hook() -> type[ImportProgressAsyncHook]:
 
     No DAG file should pay for it either.
     """
-    for name in ("aiohttp", "aiolimiter", "yarl"):
+    for name in ("aiohttp", "yarl"):
         import_module(name)
     from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
 

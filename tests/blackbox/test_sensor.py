@@ -538,6 +538,6 @@ class TestBothDialects:
     ) -> None:
         connect({"api_version": "v1"})
         server.v1(v1_job()).v2(v2_job("Uncommitted", 99))
-        with pytest.raises(ImportSettingInvalid, match="speaks v1, which does not show that an import job is uncommit"):
+        with pytest.raises(ImportSettingInvalid, match="uses v1, which does not show that an import job is uncommit"):
             gate.run(wait_for="uncommitted")
         assert server.asked == []

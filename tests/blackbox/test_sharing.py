@@ -26,6 +26,7 @@ LISTINGS: dict[str, Callable[[], Any]] = {
     "half": lambda: world.half,
     "ahead": lambda: world.ahead,
     "behind": world.Behind,
+    "without progress": lambda: world.without_progress,
     "crowded": lambda: world.crowded,
     "paged": lambda: world.paged,
 }
@@ -44,9 +45,10 @@ def test_every_gate_ends_as_it_would_alone(name: str, server: ScriptedServer, co
     assert {event["job_id"]: event["verdict"] for event in events} == jobs.verdicts
 
 
-def test_sharing_asks_far_less(server: ScriptedServer, connect: Connect) -> None:
+@pytest.mark.parametrize("listing", [world.good, world.without_progress])
+def test_sharing_asks_far_less(server: ScriptedServer, connect: Connect, listing: Any) -> None:
     connect({"api_version": "v2"})
-    jobs = world.World(server, world.good)
+    jobs = world.World(server, listing)
     world.run(*[trigger(job_id) for job_id in jobs.job_ids])
     lists = len(server.to(V2_LIST))
     # One that checks each list, one for the end of each job, and one for those in which a job ended while it checked.
@@ -70,7 +72,7 @@ def test_gates_of_different_clusters_share_nothing(server: ScriptedServer, conne
     assert server.to(V2_LIST) == []
 
 
-def test_a_shared_list_names_the_place(server: ScriptedServer, connect: Connect) -> None:
+def test_a_shared_list_names_cluster_and_database(server: ScriptedServer, connect: Connect) -> None:
     connect({"api_version": "v2", "db_name": "books"})
     jobs = world.World(server, world.good)
     world.run(*[trigger(job_id, cluster_id="in01-a") for job_id in jobs.job_ids[:5]])

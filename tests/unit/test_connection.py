@@ -18,12 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from airflow_provider_importprog import get_provider_info
 from airflow_provider_importprog._connection import ImportConnection
-from airflow_provider_importprog.api import Address, ImportFile, ImportJob, ImportState, Request, Response
-from airflow_provider_importprog.api.errors import ImportApiError
-from airflow_provider_importprog.api.protocol import read as read_answer
+from airflow_provider_importprog._provider_info import CONNECTION_FIELDS, EXTRA_FIELDS
+from airflow_provider_importprog.api import Address
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
-from tests.unit.helpers import raw, said
 
 # Airflow 2 minds an extra that is no object, and goes on.
 pytestmark = pytest.mark.filterwarnings("ignore:Encountered")
@@ -384,62 +383,17 @@ class TestUri:
         assert (settings.read_timeout, settings.verify) == (60.0, False)
 
 
-ASKED = Request("GET", "/v1/x?jobId=7", job_id="7")
+class TestFields:
+    def test_form_parser_and_placeholders_come_of_one_table(self) -> None:
+        (kind,) = get_provider_info()["connection-types"]
+        assert list(kind["conn-fields"]) == list(EXTRA_FIELDS)
+        assert set(kind["ui-field-behaviour"]["placeholders"]) == {
+            each.name for each in CONNECTION_FIELDS if each.placeholder
+        }
+        assert all(each.label and each.description for each in EXTRA_FIELDS.values())
 
 
-class TestRedact:
-    @staticmethod
-    def shown(settings: ImportConnection, response: Response) -> str:
-        """Return what a hook shows of an error, as both hooks make it."""
-        with pytest.raises(ImportApiError) as raised:
-            read_answer(ASKED, response, settings.redact)
-        return settings.redact(str(raised.value))
-
-    def test_an_echoed_token_is_blotted_out_whole_and_in_part(self) -> None:
-        words = read().redact(f"bad token {LOGIN}:{PASSWORD}, I mean {PASSWORD}")
-        assert words == "bad token ***, I mean ***"
-
-    def test_an_api_key_is_blotted_out(self) -> None:
-        assert read(login=None, password="key-12345").redact("<key-12345>") == "<***>"
-
-    def test_a_password_too_short_to_tell_from_chance_is_blotted_out_with_its_login_only(self) -> None:
-        assert read(login="root", password="abc").redact("abc root:abc abc") == "abc *** abc"
-
-    def test_without_a_token_nothing_is_touched(self) -> None:
-        assert read(login=None, password=None).redact("abc") == "abc"
-
-    @pytest.mark.parametrize("password", ['pa"ss\\word', PASSWORD], ids=["with escapes", "plain"])
-    def test_no_escape_of_json_hides_it_in_a_message(self, password: str) -> None:
-        settings = read(login=None, password=password)
-        shown = self.shown(settings, said(1100, f"bad token {password}"))
-        assert shown.endswith("(HTTP 200): bad token ***")
-
-    @pytest.mark.parametrize(
-        "response",
-        [
-            pytest.param(raw(b"<html>hushhush\\42</html>", 400), id="a page with the token"),
-            pytest.param(raw(b"<html>hushhush\\42</html>", 503), id="a page of a server that is down"),
-            pytest.param(raw(b'{"error": "hushhush\\\\42"}', 400), id="other JSON with the token"),
-            pytest.param(said(1100, "w" * 490 + "hushhush\\42"), id="a message cut inside of the token"),
-            pytest.param(raw(b"w" * 190 + b"hushhush\\42"), id="a page cut inside of the token"),
-            pytest.param(raw(b"w" * 990 + b"hushhush\\42"), id="a page cut before the token"),
-        ],
-    )
-    def test_nor_does_it_hide_where_words_are_cut_or_quoted(self, response: Response) -> None:
-        assert "hushhush" not in self.shown(read(login=None, password="hushhush\\42"), response)
-
-    def test_a_job_is_handed_on_without_it(self) -> None:
-        token = f"{LOGIN}:{PASSWORD}"
-        file = ImportFile(f"s3://{token}@b/1.json", 1, ImportState.FAILED, 0.0, error_message=f"no {PASSWORD}")
-        job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file,))
-        redacted = read().redact_job(job)
-        assert PASSWORD not in json.dumps(redacted.to_dict())
-        assert redacted.error_message == "bad ***"
-        assert redacted.files[0].file_name == "s3://***@b/1.json"
-        assert (redacted.job_id, redacted.state, redacted.progress) == ("7", ImportState.FAILED, 3.0)
-
-    def test_a_job_without_it_stays_as_it_is(self) -> None:
-        job = ImportJob(
-            "7", "c", ImportState.COMPLETED, 100.0, files=(ImportFile("a", 1, ImportState.COMPLETED, 100.0),)
-        )
-        assert read().redact_job(job) == job
+@pytest.mark.parametrize(("extra", "server"), [({}, "default"), ({"db_name": "sales"}, "sales")])
+def test_a_server_is_its_url_and_its_database(extra: dict[str, str], server: str) -> None:
+    assert read(extra).server == f"http://localhost:19530 {server}"
+    assert read(extra, password="another-one").server == read(extra).server

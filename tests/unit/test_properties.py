@@ -159,7 +159,8 @@ def mutated(draw: st.DrawFn, sample: dict[str, Any]) -> dict[str, Any]:
 
 def ask(version: ApiVersion, response: Response) -> ImportJob | ImportApiError:
     try:
-        return Server(response).serve(ImportApi(Address(), version).get_import_progress("1"))
+        # Where v2 is not served, both of its paths are asked.
+        return Server(response, response).serve(ImportApi(Address(), version).progress("1"))
     except ImportApiError as error:
         return error
 
@@ -291,14 +292,14 @@ class TestAnyAnswer:
         api = ImportApi(Address(), version)
         response = Response(200, {}, json.dumps({"code": 0, "data": data}).encode())
         try:
-            jobs = Server(*[response] * 2).serve(api.list_import_jobs())
+            jobs = Server(*[response] * 2).serve(api.list_jobs()).jobs
         except UnexpectedAnswer as error:
             assert_sound(error)
         else:
             for job in jobs:
                 assert_sound(job)
         try:
-            job_id = Server(response).serve(api.create_import_job(NewImportJob("c", object_urls=[["u"]])))
+            job_id = Server(response).serve(api.create(NewImportJob("c", object_urls=[["u"]])))
         except UnexpectedAnswer as error:
             assert_sound(error)
         else:

@@ -191,7 +191,8 @@ def test_a_size_that_makes_sense_is_kept(size: Any, kept: int) -> None:
     ],
 )
 def test_a_record_of_the_list_names_its_state(state: str | None, meaning: str) -> None:
-    (job,), _ = v1.parse_list({"records": [{"jobId": "1", "state": state}]})
+    (job,), _, shows_progress = v1.parse_list({"records": [{"jobId": "1", "state": state}]})
+    assert not shows_progress
     assert job.state.value == meaning
 
 

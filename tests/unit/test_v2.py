@@ -17,9 +17,8 @@ STATES = [
     ("Committing", "committing"),
     ("Completed", "completed"),
     ("Failed", "failed"),
-    ("Sorting", "importing"),
+    ("InProgress", "importing"),
     ("completed", "importing"),
-    ("ImportCompleted", "importing"),
     ("Completed ", "importing"),
 ]
 
@@ -31,7 +30,7 @@ def parse(job_id: str = "1", **data: Any) -> ImportJob:
 @pytest.mark.parametrize(("given", "meaning"), STATES)
 def test_a_state_that_is_not_known_means_going_on(given: str, meaning: str) -> None:
     assert parse(state=given).state.value == meaning
-    (listed,), _ = v2.parse_list({"records": [{"jobId": "1", "state": given}]})
+    (listed,), _, _ = v2.parse_list({"records": [{"jobId": "1", "state": given}]})
     assert listed.state.value == meaning
 
 
@@ -162,7 +161,7 @@ def test_a_list_is_read_strictly(data: Any) -> None:
 
 @pytest.mark.parametrize("data", [{}, {"records": None}, {"records": []}], ids=["absent", "null", "empty"])
 def test_a_list_may_be_empty(data: Any) -> None:
-    assert v2.parse_list(data) == ([], None)
+    assert v2.parse_list(data) == ([], None, False)
 
 
 def test_a_text_that_no_database_can_hold_is_made_to_fit() -> None:
@@ -173,4 +172,10 @@ def test_a_text_that_no_database_can_hold_is_made_to_fit() -> None:
 
 @pytest.mark.parametrize(("count", "found"), [(7, 7), ("7", 7), (None, None), (-1, None), ([], None), (True, None)])
 def test_a_list_may_say_how_many_there_are_in_all(count: Any, found: int | None) -> None:
-    assert v2.parse_list({"count": count, "records": []}) == ([], found)
+    assert v2.parse_list({"count": count, "records": []}).total == found
+
+
+@pytest.mark.parametrize(("progress", "shown"), [({}, False), ({"progress": None}, False), ({"progress": 0}, True)])
+def test_a_list_says_itself_whether_it_shows_progress(progress: dict[str, Any], shown: bool) -> None:
+    records = [{"jobId": "1", "state": "InProgress"}, {"jobId": "2", "state": "InProgress", **progress}]
+    assert v2.parse_list({"records": records}).shows_progress is shown

@@ -19,9 +19,12 @@ from airflow_provider_importprog.api import (
     Request,
     Response,
 )
+from airflow_provider_importprog.api.client import Probe
 from airflow_provider_importprog.api.errors import (
     DialectNotServed,
+    GaveUp,
     ImportApiError,
+    JobIdInvalid,
     JobUnknown,
     NotAuthenticated,
     NotPermitted,
@@ -29,6 +32,7 @@ from airflow_provider_importprog.api.errors import (
     Redirected,
     Refused,
     ServerDown,
+    TargetMissing,
     UnexpectedAnswer,
     Unreachable,
     Unsupported,
@@ -60,6 +64,9 @@ V2_ANSWER = (
 )
 DONE = {"jobId": "1", "state": "Completed", "progress": 100}
 NO_JOB = "import job does not exist, jobID=1"
+V1_GET = "/v1/vector/collections/import/get"
+V2 = "/v2/vectordb/jobs/import"
+DESCRIBE = f"{V2}/describe"
 
 
 def api(version: ApiVersion = "auto", **address: str) -> ImportApi:
@@ -70,7 +77,7 @@ class TestSamples:
     @pytest.mark.parametrize("version", ["auto", "v1"])
     def test_the_seeds_request_is_sent_to_the_letter(self, version: ApiVersion) -> None:
         server = Server(raw(SEED_ANSWER.replace(b"job-xxxxxxxxxxxxxxxxxxxxxx", SEED_JOB.encode())))
-        server.serve(api(version).get_import_progress(SEED_JOB, SEED_CLUSTER))
+        server.serve(api(version).progress(SEED_JOB, SEED_CLUSTER))
         assert server.asked == [
             Request(
                 "GET",
@@ -84,7 +91,7 @@ class TestSamples:
 
     @pytest.mark.parametrize("answer", [SEED_ANSWER, V1_ANSWER], ids=["seed", "with nulls"])
     def test_the_v1_sample_is_a_job_that_goes_on(self, answer: bytes) -> None:
-        job = Server(raw(answer)).serve(api("v1").get_import_progress("job-xxxxxxxxxxxxxxxxxxxxxx"))
+        job = Server(raw(answer)).serve(api("v1").progress("job-xxxxxxxxxxxxxxxxxxxxxx"))
         file = job.files[0].file_name
         assert file.endswith("/1.parquet")
         assert job.to_dict() == {
@@ -113,7 +120,7 @@ class TestSamples:
 
     def test_the_v2_sample_is_a_completed_job(self) -> None:
         server = Server(raw(V2_ANSWER))
-        job = server.serve(api("v2").get_import_progress("4487"))
+        job = server.serve(api("v2").progress("4487"))
         assert job.to_dict() == {
             "job_id": "4487",
             "collection_name": "c",
@@ -145,14 +152,14 @@ class TestSamples:
     @pytest.mark.parametrize("version", ["v1", "v2"])
     def test_both_success_codes_mean_success(self, version: ApiVersion, code: int) -> None:
         data = {"jobId": "1", "state": "Completed", "completeTime": "2024-05-18T03:00:22Z"}
-        job = Server(good(data, code)).serve(api(version).get_import_progress("1"))
+        job = Server(good(data, code)).serve(api(version).progress("1"))
         assert job.state is ImportState.COMPLETED
 
 
 class TestAddressing:
     def test_without_a_cluster_v1_leaves_the_parameter_out(self) -> None:
         server = Server(raw(SEED_ANSWER))
-        server.serve(api("v1").get_import_progress("job-xxxxxxxxxxxxxxxxxxxxxx"))
+        server.serve(api("v1").progress("job-xxxxxxxxxxxxxxxxxxxxxx"))
         assert server.asked[0].target == "/v1/vector/collections/import/get?jobId=job-xxxxxxxxxxxxxxxxxxxxxx"
 
     @pytest.mark.parametrize(
@@ -160,26 +167,26 @@ class TestAddressing:
     )
     def test_a_calls_cluster_wins_over_the_connections(self, given: str | None, asked: str) -> None:
         server = Server(good(DONE), good(DONE | {"completeTime": None}))
-        server.serve(api("v2", cluster_id="c-default").get_import_progress("1", given))
-        server.serve(api("v1", cluster_id="c-default").get_import_progress("1", given))
+        server.serve(api("v2", cluster_id="c-default").progress("1", given))
+        server.serve(api("v1", cluster_id="c-default").progress("1", given))
         assert server.bodies[0] == {"jobId": "1", "clusterId": asked}
         assert server.asked[1].target.endswith(f"?jobId=1&clusterId={asked}")
 
     def test_v2_is_asked_by_project_and_region_where_there_is_no_cluster(self) -> None:
         server = Server(good(DONE), good(DONE))
         cloud = api("v2", project_id="p", region_id="r")
-        server.serve(cloud.get_import_progress("1"))
-        server.serve(cloud.get_import_progress("1", "c"))
+        server.serve(cloud.progress("1"))
+        server.serve(cloud.progress("1", "c"))
         assert server.bodies == [{"jobId": "1", "projectId": "p", "regionId": "r"}, {"jobId": "1", "clusterId": "c"}]
 
     def test_the_database_travels_in_a_header_on_v2_only(self) -> None:
         server = Server(NOT_SERVED, good(DONE))
-        server.serve(api(db_name="sales").get_import_progress("1"))
+        server.serve(api(db_name="sales").progress("1"))
         assert [request.headers for request in server.asked] == [{}, {"DB-Name": "sales"}]
 
     def test_an_id_is_percent_encoded_into_a_v1_query(self) -> None:
         server = Server(good({"completeTime": None}))
-        server.serve(api("v1").get_import_progress("a&b=c/ü d"))
+        server.serve(api("v1").progress("a&b=c/ü d"))
         assert server.asked[0].target == "/v1/vector/collections/import/get?jobId=a%26b%3Dc%2F%C3%BC+d"
 
 
@@ -189,7 +196,7 @@ class TestWhichDialect:
         server = Server(NOT_SERVED, good(DONE), good(DONE), good(DONE))
         either = api()
         for _ in range(3):
-            assert server.serve(either.get_import_progress("1")).state is ImportState.COMPLETED
+            assert server.serve(either.progress("1")).state is ImportState.COMPLETED
         assert server.paths == ["/v1/vector/collections/import/get", *["/v2/vectordb/jobs/import/describe"] * 3]
         assert [record.message for record in caplog.records] == [
             "This server does not serve the v1 import API; using v2."
@@ -200,15 +207,14 @@ class TestWhichDialect:
         server = Server(NOT_SERVED, said(1100, NO_JOB), good(DONE))
         either = api()
         with pytest.raises(JobUnknown):
-            server.serve(either.get_import_progress("1"))
-        server.serve(either.get_import_progress("1"))
+            server.serve(either.progress("1"))
+        server.serve(either.progress("1"))
         assert server.paths[2:] == ["/v2/vectordb/jobs/import/describe"]
         assert len(caplog.records) == 1
 
     @pytest.mark.parametrize(
         ("second", "error"),
         [
-            (NOT_SERVED, DialectNotServed),
             (raw(b"<html>bad gateway</html>", 502), ServerDown),
             (raw(b"", 302), Redirected),
             (raw(b"<html>welcome</html>"), UnexpectedAnswer),
@@ -227,15 +233,15 @@ class TestWhichDialect:
         server = Server(NOT_SERVED, second, good({"jobId": "1", "completeTime": "2024-05-18T03:00:22Z"}))
         either = api()
         with pytest.raises(error) as raised:
-            server.serve(either.get_import_progress("1"))
+            server.serve(either.progress("1"))
         assert type(raised.value) is error
-        assert server.serve(either.get_import_progress("1")).state is ImportState.COMPLETED
+        assert server.serve(either.progress("1")).state is ImportState.COMPLETED
         assert server.paths[2] == "/v1/vector/collections/import/get"
         assert not caplog.records
 
     def test_where_neither_is_served_the_error_names_both_paths(self) -> None:
         with pytest.raises(DialectNotServed) as raised:
-            Server(NOT_SERVED, NOT_SERVED).serve(api().get_import_progress("1"))
+            Server(NOT_SERVED, NOT_SERVED, NOT_SERVED).serve(api().progress("1"))
         assert str(raised.value) == (
             "The server does not serve /v1/vector/collections/import/get (HTTP 404). "
             "The server does not serve /v2/vectordb/jobs/import/describe (HTTP 404)."
@@ -244,7 +250,7 @@ class TestWhichDialect:
     @pytest.mark.parametrize(
         ("answer", "error"),
         [
-            (said(404, "import job does not exist", 404), JobUnknown),
+            (said(2100, NO_JOB), JobUnknown),
             (raw(b"", 500), ServerDown),
             (raw(b"", 401), NotAuthenticated),
             (said(1100, "odd"), Refused),
@@ -257,16 +263,41 @@ class TestWhichDialect:
     ) -> None:
         server = Server(answer)
         with pytest.raises(error):
-            server.serve(api().get_import_progress("1"))
+            server.serve(api().progress("1"))
         assert len(server.asked) == 1
 
     @pytest.mark.parametrize("version", ["v1", "v2"])
     def test_a_chosen_dialect_is_the_only_one_asked(self, version: ApiVersion) -> None:
         server = Server(NOT_SERVED, NOT_SERVED)
         with pytest.raises(DialectNotServed):
-            server.serve(api(version).get_import_progress("1"))
-        assert len(server.asked) == 1
-        assert server.asked[0].target.startswith(f"/{version}/")
+            server.serve(api(version).progress("1"))
+        assert all(path.startswith(f"/{version}/") for path in server.paths)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            said(5, "Not Found", 404),
+            raw(b'{"kind": "Status", "code": 404, "message": "not found"}', 404),
+            said(1100, "nothing here", 404),
+            said(404, "import job does not exist", 404),
+        ],
+        ids=["gateway", "Kubernetes", "the API's", "unknown job"],
+    )
+    def test_a_404_of_any_kind_on_v1_leads_to_v2(self, answer: Response) -> None:
+        server = Server(answer, good(DONE))
+        assert server.serve(api().progress("1")).state is ImportState.COMPLETED
+
+    def test_where_v2_is_not_served_either_the_answer_of_v1_stands(self) -> None:
+        with pytest.raises(JobUnknown):
+            Server(said(2100, NO_JOB, 404), NOT_SERVED, NOT_SERVED).serve(api().progress("1"))
+
+    def test_a_job_that_v1_does_not_know_settles_no_dialect(self) -> None:
+        server = Server(said(2100, NO_JOB, 404), said(2100, NO_JOB), good(DONE | {"completeTime": None}))
+        either = api()
+        with pytest.raises(JobUnknown):
+            server.serve(either.progress("1"))
+        server.serve(either.progress("1"))
+        assert server.paths[2] == V1_GET
 
 
 class TestList:
@@ -276,7 +307,7 @@ class TestList:
 
     def test_pages_are_asked_until_one_is_not_full(self) -> None:
         server = Server(self.records(*range(100)), self.records(*range(100, 200)), self.records(200))
-        jobs = server.serve(api("v2", db_name="sales").list_import_jobs("c", "cluster"))
+        jobs = server.serve(api("v2", db_name="sales").list_jobs("c", "cluster")).jobs
         assert [job.job_id for job in jobs] == [str(n) for n in range(201)]
         assert server.bodies == [
             {"collectionName": "c", "dbName": "sales", "clusterId": "cluster", "pageSize": 100, "currentPage": page}
@@ -285,12 +316,12 @@ class TestList:
 
     def test_a_full_last_page_is_followed_by_an_empty_one(self) -> None:
         server = Server(self.records(*range(100)), self.records())
-        assert len(server.serve(api("v2").list_import_jobs())) == 100
+        assert len(server.serve(api("v2").list_jobs()).jobs) == 100
 
     @pytest.mark.parametrize(("held", "asked"), [(250, 1), (100, 2), (3, 1), (0, 1)])
     def test_milvus_ignoring_the_paging_gives_every_job_once(self, held: int, asked: int) -> None:
         server = Server(*[self.records(*range(held))] * asked)
-        assert len(server.serve(api("v2").list_import_jobs())) == held
+        assert len(server.serve(api("v2").list_jobs()).jobs) == held
         assert not server.script
 
     def test_short_pages_are_asked_until_there_are_as_many_as_the_server_counts(self) -> None:
@@ -298,19 +329,19 @@ class TestList:
             return good({"count": 5, "records": [{"jobId": n, "state": "Importing"} for n in (first, first + 1)]})
 
         server = Server(page(0), page(2), page(4))
-        jobs = server.serve(api("v2").list_import_jobs())
+        jobs = server.serve(api("v2").list_jobs()).jobs
         assert [job.job_id for job in jobs] == ["0", "1", "2", "3", "4", "5"]
 
     def test_a_count_of_the_records_in_this_answer_ends_nothing(self) -> None:
         # "Total number of records listed in this response": docs.zilliz.com/reference/restful/list-import-jobs-v2
         full = [{"jobId": n, "state": "Importing"} for n in range(150)]
         server = Server(good({"count": 100, "records": full[:100]}), good({"count": 50, "records": full[100:]}))
-        assert len(server.serve(api("v2").list_import_jobs())) == 150
+        assert len(server.serve(api("v2").list_jobs()).jobs) == 150
 
     def test_a_server_that_counts_more_than_it_has_is_not_asked_for_ever(self) -> None:
         one = good({"count": 1000, "tasks": [{"jobId": "1", "state": "ImportRunning"}]})
         server = Server(one, one)
-        assert len(server.serve(api("v1").list_import_jobs())) == 1
+        assert len(server.serve(api("v1").list_jobs()).jobs) == 1
         assert not server.script
 
     def test_v1_is_asked_by_query_and_its_list_names_the_states(self) -> None:
@@ -329,7 +360,7 @@ class TestList:
                 200,
             )
         )
-        jobs = server.serve(api("v1", cluster_id="x").list_import_jobs("c"))
+        jobs = server.serve(api("v1", cluster_id="x").list_jobs("c")).jobs
         assert [(job.job_id, job.state.value, job.progress, job.files) for job in jobs] == [
             ("a", "importing", 0.0, ()),
             ("b", "completed", 100.0, ()),
@@ -340,17 +371,98 @@ class TestList:
             "GET", "/v1/vector/collections/import/list?clusterId=x&pageSize=100&currentPage=1"
         )
 
-    def test_not_found_is_no_unknown_job_where_no_job_was_asked_for(self) -> None:
-        with pytest.raises(Refused):
-            Server(said(800, "database not found")).serve(api("v2").list_import_jobs())
 
-    def test_probing_asks_both_dialects_for_one_job_and_tells_them_apart(self) -> None:
-        server = Server(NOT_SERVED, self.records(1))
+class TestProbe:
+    EMPTY = good({"records": []})
+
+    @pytest.mark.parametrize(
+        "answer",
+        [said(2100, NO_JOB), said(1100, "odd"), said(2100, "parse job id failed"), good(DONE | {"jobId": "0"})],
+    )
+    def test_it_asks_for_what_gates_and_operators_use(self, answer: Response) -> None:
+        server = Server(NOT_SERVED, answer, self.EMPTY)
         found = server.serve(api().probe())
-        assert isinstance(found["v1"], DialectNotServed)
-        assert found["v2"] is None
-        assert server.asked[0].target == "/v1/vector/collections/import/list?pageSize=1&currentPage=1"
-        assert server.bodies[1] == {"pageSize": 1, "currentPage": 1}
+        assert isinstance(found["v1"].progress, DialectNotServed)
+        assert found["v2"] == Probe(None, None)
+        assert server.paths == [V1_GET, DESCRIBE, f"{V2}/list"]
+        assert server.bodies[1:] == [{"jobId": "0"}, {"pageSize": 1, "currentPage": 1}]
+
+    def test_an_older_path_counts_as_served(self) -> None:
+        server = Server(NOT_SERVED, said(2100, NO_JOB), self.EMPTY)
+        assert server.serve(api("v2").probe())["v2"] == Probe(None, None)
+
+    def test_what_is_not_permitted_is_told_apart(self) -> None:
+        found = Server(said(1401, "no"), self.EMPTY).serve(api("v2").probe())["v2"]
+        assert isinstance(found.progress, NotPermitted)
+        assert found.listing is None
+        found = Server(said(2100, NO_JOB), said(1401, "no")).serve(api("v2").probe())["v2"]
+        assert found.progress is None
+        assert isinstance(found.listing, NotPermitted)
+
+    def test_a_server_in_trouble_is_asked_no_more(self) -> None:
+        server = Server(raw(b"", 502))
+        assert isinstance(server.serve(api("v2").probe())["v2"].progress, ServerDown)
+
+
+class TestProgressPath:
+    def test_an_older_milvus_is_asked_on_its_own_path_and_from_then_on(self) -> None:
+        server = Server(NOT_SERVED, NOT_SERVED, said(2100, NO_JOB), good(DONE), good(DONE))
+        either = api()
+        with pytest.raises(JobUnknown):
+            server.serve(either.progress("1"))
+        server.serve(either.two_phase.progress("1"))
+        server.serve(either.progress("1"))
+        assert server.paths == [V1_GET, DESCRIBE, *[f"{V2}/get_progress"] * 3]
+        assert server.bodies[3] == {"jobId": "1"}
+
+    def test_a_server_in_trouble_settles_no_path(self) -> None:
+        server = Server(NOT_SERVED, raw(b"", 502), good(DONE))
+        milvus = api("v2")
+        with pytest.raises(ServerDown):
+            server.serve(milvus.progress("1"))
+        server.serve(milvus.progress("1"))
+        assert server.paths[2:] == [DESCRIBE]
+
+
+class TestTwoPhase:
+    def test_the_view_asks_only_a_dialect_that_shows_it_and_shares_what_is_learned(self) -> None:
+        server = Server(good(DONE), NOT_SERVED, good(DONE), good(DONE))
+        either = api()
+        view = either.two_phase
+        server.serve(view.progress("1"))
+        server.serve(either.progress("1"))
+        server.serve(view.progress("1"))
+        assert server.paths == [DESCRIBE, V1_GET, DESCRIBE, DESCRIBE]
+        assert view is not either
+        assert either.two_phase is either  # only v2 is left
+
+
+class TestRefreshLoad:
+    @pytest.mark.parametrize("version", ["auto", "v2"])
+    def test_it_is_asked_on_v2(self, version: ApiVersion) -> None:
+        server = Server(good({}))
+        server.serve(api(version, db_name="d", cluster_id="x").refresh_load("c"))
+        assert server.asked == [
+            Request(
+                "POST",
+                "/v2/vectordb/collections/refresh_load",
+                b'{"collectionName": "c", "dbName": "d"}',
+                {"DB-Name": "d"},
+                False,
+            )
+        ]
+
+    def test_v1_has_no_such_call(self) -> None:
+        with pytest.raises(Unsupported, match="v1 API cannot refresh"):
+            Server().serve(api("v1").refresh_load("c"))
+
+    def test_a_server_without_it_is_named(self) -> None:
+        with pytest.raises(Unsupported, match=r"refresh_load \(HTTP 404\).*control plane of Zilliz Cloud"):
+            Server(NOT_SERVED).serve(api().refresh_load("c"))
+
+    def test_the_servers_refusal_is_passed_on(self) -> None:
+        with pytest.raises(Refused, match="not fully loaded"):
+            Server(said(101, "collection not fully loaded")).serve(api().refresh_load("c"))
 
 
 class TestCreate:
@@ -359,7 +471,7 @@ class TestCreate:
     def test_v1_takes_one_object(self) -> None:
         server = Server(good({"jobId": "job-9"}, 200))
         new = NewImportJob("c", "p", object_urls=[["s3://b/1.json"]], access_key="ak", secret_key="sk")
-        assert server.serve(api("v1", cluster_id="x").create_import_job(new)) == "job-9"
+        assert server.serve(api("v1", cluster_id="x").create(new)) == "job-9"
         assert server.bodies == [
             {
                 "clusterId": "x",
@@ -401,13 +513,13 @@ class TestCreate:
     )
     def test_v2_takes_any_source_and_leaves_the_rest_out(self, new: NewImportJob, body: dict[str, Any]) -> None:
         server = Server(good({"jobId": 42}))
-        assert server.serve(api("v2").create_import_job(new)) == "42"
+        assert server.serve(api("v2").create(new)) == "42"
         assert server.bodies == [body]
         assert server.asked[0].target == "/v2/vectordb/jobs/import/create"
 
     def test_v2_is_told_the_database_and_the_cluster(self) -> None:
         server = Server(good({"jobId": "1"}))
-        server.serve(api("v2", db_name="sales", cluster_id="x").create_import_job(NewImportJob("c", files=[["a"]])))
+        server.serve(api("v2", db_name="sales", cluster_id="x").create(NewImportJob("c", files=[["a"]])))
         assert server.bodies == [{"collectionName": "c", "dbName": "sales", "files": [["a"]], "clusterId": "x"}]
         assert server.asked[0].headers["DB-Name"] == "sales"
 
@@ -429,27 +541,27 @@ class TestCreate:
         caplog.set_level(logging.INFO)
         nothing_sent = Server()
         with pytest.raises(Unsupported, match=named):
-            nothing_sent.serve(api("v1").create_import_job(new))
+            nothing_sent.serve(api("v1").create(new))
         assert nothing_sent.asked == []
 
         server = Server(good({"jobId": "1"}), good({"completeTime": None}))
         either = api()
-        assert server.serve(either.create_import_job(new)) == "1"
-        server.serve(either.get_import_progress("1"))
+        assert server.serve(either.create(new)) == "1"
+        server.serve(either.progress("1"))
         assert server.paths == ["/v2/vectordb/jobs/import/create", "/v1/vector/collections/import/get"]
         assert not caplog.records
 
     @pytest.mark.parametrize("version", ["v1", "v2"])
     def test_creating_is_never_safe_to_repeat(self, version: ApiVersion) -> None:
         server = Server(good({"jobId": "1"}))
-        server.serve(api(version).create_import_job(self.ONE_OBJECT))
+        server.serve(api(version).create(self.ONE_OBJECT))
         assert server.asked[0].repeatable is False
         assert server.asked[0].job_id is None
 
     def test_no_secret_shows_in_what_stands_for_a_new_job(self) -> None:
         server = Server(good({"jobId": "1"}))
         new = NewImportJob("c", object_urls=[["u"]], access_key="AKIA", secret_key="hush", session_token="sesame")
-        server.serve(api("v2").create_import_job(new))
+        server.serve(api("v2").create(new))
         for shown in (repr(new), repr(server.asked[0])):
             assert not any(secret in shown for secret in ("AKIA", "hush", "sesame"))
 
@@ -457,14 +569,18 @@ class TestCreate:
     def test_an_answer_without_an_id_is_not_what_the_api_promises(self, data: Any) -> None:
         for version in ("v1", "v2"):
             with pytest.raises(UnexpectedAnswer):
-                Server(good(data)).serve(api(version).create_import_job(self.ONE_OBJECT))
+                Server(good(data)).serve(api(version).create(self.ONE_OBJECT))
+
+
+IN_DOUBT_NAMES = ["408", "10000", "65535", "502", "cut off"]
+IN_DOUBT = [said(10001, "t", 408), said(10000, "c"), said(65535, "raw"), raw(b"", 502), Unreachable("cut off")]
 
 
 @pytest.mark.parametrize("verb", ["commit", "abort"])
 class TestCommitAndAbort:
     def test_v2_is_told_the_job_and_the_place(self, verb: str) -> None:
         server = Server(good({}))
-        assert server.serve(getattr(api("v2", db_name="d"), f"{verb}_import_job")("1", "x")) is None
+        assert server.serve(getattr(api("v2", db_name="d"), verb)("1", "x")) is None
         assert server.bodies == [{"jobId": "1", "clusterId": "x"}]
         (request,) = server.asked
         assert (request.method, request.target) == ("POST", f"/v2/vectordb/jobs/import/{verb}")
@@ -474,24 +590,62 @@ class TestCommitAndAbort:
     def test_v1_cannot_and_nothing_is_sent(self, verb: str) -> None:
         server = Server()
         with pytest.raises(Unsupported, match=r"Milvus 3\.0"):
-            server.serve(getattr(api("v1"), f"{verb}_import_job")("1"))
+            server.serve(getattr(api("v1"), verb)("1"))
         assert server.asked == []
 
     def test_auto_goes_straight_to_v2(self, verb: str) -> None:
         server = Server(good(None))
-        server.serve(getattr(api(), f"{verb}_import_job")("1"))
+        server.serve(getattr(api(), verb)("1"))
         assert server.paths == [f"/v2/vectordb/jobs/import/{verb}"]
 
     def test_where_v2_is_not_served_the_error_says_both(self, verb: str) -> None:
         with pytest.raises(DialectNotServed, match=f"Milvus 3.0 .* does not serve .*/{verb}"):
-            Server(NOT_SERVED, NOT_SERVED).serve(getattr(api(), f"{verb}_import_job")("1"))
+            Server(NOT_SERVED, NOT_SERVED, NOT_SERVED).serve(getattr(api(), verb)("1"))
+
+    @pytest.mark.parametrize("progress", [good(DONE), said(2100, NO_JOB)], ids=["job", "unknown job"])
+    def test_a_milvus_before_3_has_no_such_call(self, verb: str, progress: Response) -> None:
+        with pytest.raises(Unsupported, match=r"Two-phase imports need Milvus 3\.0"):
+            Server(NOT_SERVED, progress).serve(getattr(api("v2"), verb)("1"))
+
+    @pytest.mark.parametrize("trouble", IN_DOUBT, ids=IN_DOUBT_NAMES)
+    @pytest.mark.parametrize("state", ["Uncommitted", "Committing", "Completed", "Failed"])
+    def test_where_it_is_in_doubt_the_job_says_whether_it_was_done(
+        self, verb: str, trouble: Response | Exception, state: str
+    ) -> None:
+        server = Server(trouble, good({"jobId": "1", "state": state}))
+        done = {"commit": ("Committing", "Completed"), "abort": ("Failed",)}[verb]
+        if state in done:
+            server.serve(getattr(api("v2"), verb)("1"))
+        else:
+            with pytest.raises(ImportApiError, match=rf"Import job 1 is {state.lower()}; whether the {verb}") as raised:
+                server.serve(getattr(api("v2"), verb)("1"))
+            assert raised.value.in_doubt
+        assert server.paths == [f"{V2}/{verb}", DESCRIBE]
+
+    @pytest.mark.parametrize("progress", [raw(b"", 502), said(2100, NO_JOB), Unreachable("again")])
+    def test_where_the_job_cannot_be_asked_for_it_stays_in_doubt(
+        self, verb: str, progress: Response | Exception
+    ) -> None:
+        with pytest.raises(GaveUp, match="code 10001"):
+            Server(said(10001, "timeout", 408), progress).serve(getattr(api("v2"), verb)("1"))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [raw(b"", 503), raw(b"", 429), said(2100, "reached the limit"), said(1401, "no"), Unreachable("x", False)],
+    )
+    def test_what_was_not_done_for_sure_is_not_asked_for(self, verb: str, answer: Response | Exception) -> None:
+        with pytest.raises(ImportApiError) as raised:
+            Server(answer).serve(getattr(api("v2"), verb)("1"))
+        assert not raised.value.in_doubt
 
     def test_an_error_of_the_api_is_raised(self, verb: str) -> None:
         with pytest.raises(JobUnknown):
-            Server(said(1100, NO_JOB)).serve(getattr(api(), f"{verb}_import_job")("1"))
+            Server(said(1100, NO_JOB)).serve(getattr(api(), verb)("1"))
 
 
 PROGRESS = Request("GET", "/v1/x?jobId=7", job_id="7")
+V2_PROGRESS = Request("POST", DESCRIBE, job_id="7")
+IN_A_DATABASE = Request("POST", DESCRIBE, headers={"DB-Name": "sales"}, job_id="abc-7")
 LIST = Request("GET", "/v1/x/list?pageSize=1")
 SLOW_DOWN = said(8, "slow")
 HTML = b"<html><body>502 Bad Gateway</body></html>"
@@ -518,7 +672,33 @@ class TestRead:
             pytest.param(said(1807, "slow"), RateLimited, id="code 1807"),
             pytest.param(said(8, "slow"), RateLimited, id="code 8"),
             pytest.param(said(8, "slow", 500), RateLimited, id="code 8 beats HTTP 500"),
-            pytest.param(said(8, "limit not found", 200), RateLimited, id="code 8 beats its message"),
+            pytest.param(said(8, "import job does not exist"), RateLimited, id="code 8 beats its message"),
+            pytest.param(said(4, "busy"), RateLimited, id="code 4"),
+            pytest.param(said(9, "quota exceeded", 500), RateLimited, id="code 9"),
+            pytest.param(said(2100, "The number of jobs has reached the limit"), RateLimited, id="job limit, to 2.6"),
+            pytest.param(said(2101, "... has reached the limit", 400), RateLimited, id="job limit, newest"),
+            pytest.param(said(21119, "no"), NotAuthenticated, id="code 21119"),
+            pytest.param(said(80001, "no", 500), NotAuthenticated, id="code 80001"),
+            pytest.param(said(80002, "Token not found", 404), NotAuthenticated, id="code 80002"),
+            pytest.param(said(65535, "code = PermissionDenied desc = x"), NotPermitted, id="code 65535 not permitted"),
+            pytest.param(said(65535, "rpc error"), GaveUp, id="code 65535"),
+            pytest.param(said(65535, "import job does not exist"), GaveUp, id="code 65535 beats its message"),
+            pytest.param(said(10000, "x"), GaveUp, id="code 10000"),
+            pytest.param(said(10001, "x", 500), GaveUp, id="code 10001 at 500"),
+            pytest.param(said(10000, "x", 499), GaveUp, id="code 10000 at 499"),
+            pytest.param(said(2, "x", 503), GaveUp, id="code 2 at 503"),
+            pytest.param(raw(HTML, 408), GaveUp, id="HTTP 408"),
+            pytest.param(said(1, "not ready"), ServerDown, id="code 1"),
+            pytest.param(said(100, "collection not found"), TargetMissing, id="no collection"),
+            pytest.param(said(800, "database not found", 404), TargetMissing, id="no database"),
+            pytest.param(said(2100, "parse job id failed, err=strconv.ParseInt"), JobIdInvalid, id="id no number"),
+            pytest.param(said(1100, "invalid jobID", 400), JobIdInvalid, id="id refused"),
+            pytest.param(
+                raw(b'{"code": "2100", "message": "import job does not exist"}'), JobUnknown, id="code digits"
+            ),
+            pytest.param(raw(b'{"code": "1100"}'), Refused, id="code digits, refused"),
+            pytest.param(raw(b'{"code": "\xc2\xb2"}'), UnexpectedAnswer, id="code odd digits"),
+            pytest.param(raw(b'{"code": "' + b"9" * 5000 + b'"}'), UnexpectedAnswer, id="code digits without end"),
             pytest.param(raw(b"", 500), ServerDown, id="HTTP 500"),
             pytest.param(raw(HTML, 502), ServerDown, id="HTTP 502 in HTML"),
             pytest.param(raw(b'{"code":0,"data":{}}', 503), ServerDown, id="HTTP 503 in the API's JSON"),
@@ -530,7 +710,7 @@ class TestRead:
             pytest.param(raw(b"[]"), UnexpectedAnswer, id="a list"),
             pytest.param(raw(b"{}"), UnexpectedAnswer, id="no code"),
             pytest.param(raw(b'{"code": null}'), UnexpectedAnswer, id="code null"),
-            pytest.param(raw(b'{"code": "0"}'), UnexpectedAnswer, id="code a string"),
+            pytest.param(raw(b'{"code": "zero"}'), UnexpectedAnswer, id="code a word"),
             pytest.param(raw(b'{"code": false}'), UnexpectedAnswer, id="code false is not 0"),
             pytest.param(raw(b'{"code": 0.0}'), UnexpectedAnswer, id="code a fraction"),
             pytest.param(raw(b"\xff\xfe\x00"), UnexpectedAnswer, id="no encoding"),
@@ -539,8 +719,23 @@ class TestRead:
             pytest.param(raw(HTML, 400), UnexpectedAnswer, id="HTTP 400 in HTML"),
             pytest.param(said(1100, NO_JOB), JobUnknown, id="import job does not exist"),
             pytest.param(said(1100, "Import Job Does Not Exist"), JobUnknown, id="in capitals"),
-            pytest.param(said(1100, "job not found"), JobUnknown, id="not found"),
-            pytest.param(said(404, "job not found", 404), JobUnknown, id="HTTP 404 not found in JSON"),
+            pytest.param(said(2101, "import job does not exist on server side"), JobUnknown, id="newest"),
+            pytest.param(said(2100, NO_JOB, 400), JobUnknown, id="HTTP 400 import job does not exist"),
+            pytest.param(said(2100, "import task 7 not found"), JobUnknown, id="import task"),
+            pytest.param(said(404, "job 7 not found", 404), JobUnknown, id="HTTP 404 names the job"),
+            pytest.param(said(404, "job not found", 404), DialectNotServed, id="HTTP 404 names no job"),
+            pytest.param(said(404, "no route /v1/x?jobId=7", 404), DialectNotServed, id="HTTP 404 repeats the path"),
+            pytest.param(said(404, "HTTP/1.7 not found, 7.1", 404), DialectNotServed, id="HTTP 404 names another 7"),
+            pytest.param(said(5, "Not Found", 404), DialectNotServed, id="HTTP 404 of a gateway"),
+            pytest.param(said(1100, "job not found"), Refused, id="some job not found"),
+            pytest.param(said(2100, "import task node not found"), Refused, id="node not found"),
+            pytest.param(said(2100, "import task failed: collection not found"), Refused, id="another not found"),
+            pytest.param(said(1100, "route not found"), Refused, id="route not found"),
+            pytest.param(
+                raw(b'{"kind": "Status", "code": 404, "message": "7 not found"}', 404),
+                DialectNotServed,
+                id="Kubernetes",
+            ),
             pytest.param(said(1100, NO_JOB, 500), JobUnknown, id="HTTP 500 import job does not exist"),
             pytest.param(said(1100, "nothing here", 404), Refused, id="HTTP 404 in the API's JSON"),
             pytest.param(raw(b"404 page not found", 404), DialectNotServed, id="HTTP 404 in text"),
@@ -563,6 +758,52 @@ class TestRead:
     def test_any_2xx_with_a_good_code_is_a_good_answer(self, status: int) -> None:
         assert read(PROGRESS, raw(b'{"code": 0, "data": [1]}', status)) == [1]
 
+    def test_a_code_of_digits_is_a_good_one(self) -> None:
+        assert read(PROGRESS, raw(b'{"code": "0", "data": 1}')) == 1
+
+    @pytest.mark.parametrize(
+        ("request_", "response", "words"),
+        [
+            (V2_PROGRESS, said(800, "x"), "has no database 'default': x. Create it, or correct db_name"),
+            (IN_A_DATABASE, said(800, "x"), "has no database 'sales': x. Create it"),
+            (
+                IN_A_DATABASE,
+                said(100, "x"),
+                "no such collection in database 'sales': x. Create it, or correct its name",
+            ),
+            (PROGRESS, said(100, "x"), "no such collection: x. Create it, or correct the collection's name"),
+            (V2_PROGRESS, raw(b"", 403), "to do this. No db_name is set"),
+            (V2_PROGRESS, said(1401, "x"), "x. No db_name is set"),
+            (V2_PROGRESS, said(65535, "no privilege"), "set db_name in the connection's extra"),
+            (IN_A_DATABASE, said(1401, "x"), "to do this: x$"),
+            (PROGRESS, said(1401, "x"), "to do this: x$"),
+            (PROGRESS, said(9, "x"), "quota is used up: x"),
+            (PROGRESS, said(2100, "reached the limit"), "as many import jobs as it takes"),
+            (PROGRESS, said(10001, "x", 408), r"stopped waiting for itself \(code 10001, HTTP 408\): x"),
+            (IN_A_DATABASE, said(1100, "invalid value [actual=abc-7]"), "'abc-7' is not the id of an import job"),
+        ],
+    )
+    def test_the_sentence_says_what_to_mend(self, request_: Request, response: Response, words: str) -> None:
+        with pytest.raises(ImportApiError, match=words):
+            read(request_, response)
+
+    @pytest.mark.parametrize(
+        ("response", "in_doubt", "nothing_done"),
+        [
+            (raw(b"", 503), False, False),
+            (raw(b"", 503, retry_after="1"), False, True),
+            (raw(b"", 502, retry_after="1"), True, False),
+            (said(1, "x"), True, False),
+            (said(2100, "reached the limit"), False, True),
+            (said(10001, "x", 503), True, False),
+        ],
+    )
+    def test_whether_it_was_done(self, response: Response, in_doubt: bool, nothing_done: bool) -> None:
+        with pytest.raises(ImportApiError) as raised:
+            read(PROGRESS, response)
+        error = raised.value
+        assert (error.in_doubt, error.nothing_done, error.http_status) == (in_doubt, nothing_done, response.status)
+
     def test_a_good_answer_is_one_whatever_its_message(self) -> None:
         assert read(PROGRESS, raw(b'{"code": 0, "message": "import job does not exist", "data": 1}')) == 1
 
@@ -572,8 +813,8 @@ class TestRead:
     @pytest.mark.parametrize("message", [7, None, ["import job does not exist"], {}])
     def test_a_message_that_is_no_text_says_nothing(self, message: Any) -> None:
         with pytest.raises(Refused) as raised:
-            read(PROGRESS, raw(json.dumps({"code": 1, "message": message}).encode()))
-        assert str(raised.value) == "The import API refused the request with code 1 (HTTP 200)."
+            read(PROGRESS, raw(json.dumps({"code": 7, "message": message}).encode()))
+        assert str(raised.value) == "The import API refused the request with code 7 (HTTP 200)."
 
     def test_a_refusal_carries_its_code_and_the_apis_words(self) -> None:
         with pytest.raises(Refused) as raised:
@@ -607,7 +848,7 @@ class TestRead:
 
     def test_a_message_that_no_encoding_can_hold_is_made_to_fit(self) -> None:
         with pytest.raises(Refused) as raised:
-            read(PROGRESS, raw(b'{"code": 1, "message": "half \\ud800 pair\\u0000"}'))
+            read(PROGRESS, raw(b'{"code": 7, "message": "half \\ud800 pair\\u0000"}'))
         assert str(raised.value).endswith(": half ? pair")
 
     @pytest.mark.parametrize(
@@ -621,7 +862,7 @@ class TestRead:
     )
     def test_long_words_in_odd_places_are_cut_too(self, response: Response) -> None:
         with pytest.raises(ImportApiError) as raised:
-            Server(response).serve(api("v2").get_import_progress("1"))
+            Server(response).serve(api("v2").progress("1"))
         assert len(str(raised.value)) < 1000
 
     def test_what_is_not_the_api_is_shown_where_it_begins(self) -> None:
