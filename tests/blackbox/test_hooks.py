@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException
@@ -66,39 +65,6 @@ def test_v1_seed_call(server: ScriptedServer, connect: Connect, call: Call, code
     assert "airflow-provider-importprog" in (asked.header("User-Agent") or "")
     assert asked.body == b""
     assert (job.state, job.collection_name, job.file_size, len(job.files)) == ("importing", "books", 10, 1)
-
-
-def test_cluster_left_out_and_given(server: ScriptedServer, connect: Connect, call: Call) -> None:
-    server.v1(v1_job())
-    call.progress()
-    call.progress(cluster_id="mine")
-    connect({"cluster_id": "theirs"})
-    call.progress(cluster_id="mine")
-    assert [asked.query for asked in server.asked] == [
-        f"jobId={JOB}", f"jobId={JOB}&clusterId=mine", f"jobId={JOB}&clusterId=mine"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("job_id", ["a b&c=d", "ü/%", "x?y#z"])
-def test_ids_are_encoded(server: ScriptedServer, call: Call, job_id: str) -> None:
-    from urllib.parse import parse_qs
-
-    server.v1(v1_job(jobId=job_id))
-    assert call("get_import_progress", job_id).job_id == job_id
-    assert parse_qs(server.asked[0].query) == {"jobId": [job_id]}
-
-
-def test_v2_call(server: ScriptedServer, connect: Connect, call: Call) -> None:
-    connect({"api_version": "v2", "db_name": "shop", "project_id": "p", "region_id": "r"})
-    server.v2(v2_job("Completed"))
-    job = call.progress()
-    call.progress(cluster_id="c")
-    first, second = server.asked
-    assert first.json == {"jobId": JOB, "projectId": "p", "regionId": "r"}
-    assert second.json["clusterId"] == "c"
-    assert (first.method, first.header("DB-Name")) == ("POST", "shop")
-    assert (job.state, job.progress, job.imported_rows, job.total_rows) == ("completed", 100.0, 5, 5)
-    assert job.complete_time.isoformat() == "2024-05-18T03:00:22+00:00"
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "auto"])
@@ -175,16 +141,6 @@ def test_a_missing_ca_bundle(
         call.progress()
 
 
-@pytest.mark.parametrize("field", ["verify", "cert"])
-def test_a_file_that_is_no_certificate(
-    server: ScriptedServer, connect: Connect, call: Call, field: str, tmp_path: Path
-) -> None:
-    (tmp_path / "junk.pem").write_text("junk")
-    connect({"timeout": 2, field: str(tmp_path / "junk.pem")}, host=server.url.replace("http:", "https:"))
-    with pytest.raises(AirflowException):
-        call.progress()
-
-
 def test_proxy_of_the_environment(
     server: ScriptedServer, other_server: ScriptedServer, connect: Connect, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,27 +180,6 @@ def test_auto_moves_to_v2_and_says_so_once(
     assert [asked.path for asked in server.asked] == [V1_GET, V2_DESCRIBE, V2_DESCRIBE, V2_DESCRIBE]
     assert sum("v2" in record.getMessage() for record in caplog.records) == 1
     assert server.connections == 1
-
-
-def test_async_auto_and_reuse(server: ScriptedServer, connect: Connect) -> None:
-    server.v2(v2_job())
-
-    async def ask() -> None:
-        async with ImportProgressAsyncHook() as hook:
-            for _ in range(3):
-                await hook.get_import_progress(JOB)
-
-    asyncio.run(ask())
-    assert [asked.path for asked in server.asked] == [V1_GET, V2_DESCRIBE, V2_DESCRIBE, V2_DESCRIBE]
-    assert server.connections == 1
-
-
-@pytest.mark.parametrize("answer", [Answer(HTML, 500), unknown_job(), Answer({"code": 1800, "message": "no"})])
-def test_auto_stays_with_v1_where_it_is_served(server: ScriptedServer, call: Call, answer: Answer) -> None:
-    server.v1(answer).v2(v2_job("Completed"))
-    with pytest.raises(AirflowException):
-        call.progress()
-    assert not server.to(V2_DESCRIBE)
 
 
 @pytest.mark.parametrize(
@@ -317,18 +252,6 @@ def test_changes_are_sent_once(
     assert len(server.to(path)) == 1
 
 
-def test_create(server: ScriptedServer, connect: Connect, call: Call) -> None:
-    connect({"cluster_id": "c", "db_name": "shop"})
-    server.on(V2_CREATE, Answer({"code": 0, "data": {"jobId": 448}}))
-    job_id = call("create_import_job", "books", files=[["a.parquet"]], options={"auto_commit": "false"})
-    assert job_id == "448"
-    body = server.to(V2_CREATE)[0].json
-    assert body["files"] == [["a.parquet"]]
-    assert (body["collectionName"], body["options"], body["dbName"]) == ("books", {"auto_commit": "false"}, "shop")
-    with pytest.raises((AirflowException, ValueError)):
-        call("create_import_job", "books", files=[["a"]], options={"auto_commit": False})
-
-
 @pytest.mark.parametrize(("version", "sent"), [("v1", None), ("v2", "key 1")])
 def test_idempotency_key(server: ScriptedServer, connect: Connect, call: Call, version: str, sent: str | None) -> None:
     connect({"api_version": version})
@@ -380,25 +303,6 @@ def test_what_was_never_sent_is_not_in_doubt(connect: Connect, call: Call, host:
     with pytest.raises(ImportApiUnreachable) as caught:
         call("create_import_job", "books", files=["a"])
     assert not caught.value.in_doubt
-
-
-def _record(number: int) -> dict[str, Any]:
-    return {"jobId": f"job-{number}", "collectionName": "books", "state": "ImportRunning"}
-
-
-def test_v1_list_pages(server: ScriptedServer, connect: Connect, call: Call) -> None:
-    from urllib.parse import parse_qs
-
-    def page(asked: Any) -> Answer:
-        query = parse_qs(asked.query)
-        size, current = int(query["pageSize"][0]), int(query["currentPage"][0])
-        wanted = [_record(n) for n in range(250)][(current - 1) * size : current * size]
-        return Answer({"code": 200, "data": {"tasks": wanted, "count": 250}})
-
-    server.on(V1_LIST, page)
-    jobs = call("list_import_jobs")
-    assert [job.job_id for job in jobs] == [f"job-{n}" for n in range(250)]
-    assert {job.state.value for job in jobs} == {"importing"}
 
 
 def test_test_connection(server: ScriptedServer, connect: Connect, call: Call) -> None:
@@ -454,67 +358,6 @@ def test_echoed_token(server: ScriptedServer, connect: Connect, call: Call, echo
         call.progress()
     assert password not in str(caught.value)
     assert password not in repr(caught.value)
-
-
-@pytest.mark.parametrize("password", ["123456", "Completed", "books/", "completeTime", "parquet"])
-def test_a_password_does_not_change_answers(
-    server: ScriptedServer, connect: Connect, call: Call, password: str
-) -> None:
-    connect({"api_version": "v2"}, password=password)
-    server.v2(v2_job("Completed", fileSize=1234567, files=[v2_file("[x.json]")]))
-    job = call.progress()
-    assert (job.state, job.file_size) == ("completed", 1234567)
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("host", {"host": "http://root:hunter2secret@x"}),
-        ("schema", {"host": "x", "schema": "gopher"}),
-        ("port", {"host": "127.0.0.1", "port": 70000}),
-        ("password", {"password": "é-hunter2secret"}),
-        ("timeout", {"extra": {"timeout": "x"}}),
-        ("extra", {"extra": "no json"}),
-    ],
-)
-def test_bad_connections(
-    server: ScriptedServer, call: Call, name: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = {"conn_type": "importprog", "host": server.url, "login": "root", "password": TOKEN_PASSWORD, **fields}
-    monkeypatch.setenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT", json.dumps(connection))
-    with pytest.raises((AirflowException, ValueError), match=name) as caught:
-        call.progress()
-    assert TOKEN_PASSWORD not in str(caught.value)
-    assert "hunter2secret" not in str(caught.value)
-    assert not server.asked
-
-
-@pytest.mark.parametrize(
-    ("extra", "good"),
-    [
-        ("timeout=5&max_requests_per_second=100&verify=false&cluster_id=c&api_version=v1", True),
-        ("timeout=soon", False),
-        ("api_version=v9", False),
-    ],
-)
-def test_uri(server: ScriptedServer, call: Call, extra: str, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = quote(server.url, safe="")
-    monkeypatch.setenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT", f"importprog://root:{TOKEN_PASSWORD}@{place}/?{extra}")
-    server.v1(v1_job())
-    if good:
-        call.progress()
-        assert server.asked[0].query == f"jobId={JOB}&clusterId=c"
-        assert server.asked[0].header("Authorization") == f"Bearer root:{TOKEN_PASSWORD}"
-        return
-    with pytest.raises((AirflowException, ValueError), match=extra.partition("=")[0]) as caught:
-        call.progress()
-    assert TOKEN_PASSWORD not in str(caught.value)
-
-
-def test_schema_and_port(server: ScriptedServer, connect: Connect, call: Call) -> None:
-    connect(host="127.0.0.1", schema="http", port=server.port)
-    server.v1(v1_job())
-    assert call.progress()
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -783,3 +626,23 @@ def test_a_short_retry_after_is_waited_out(server: ScriptedServer, connect: Conn
     assert job.state == "completed"
     assert took >= 1  # longer than the time-out of a request, which the wait must not use up
     assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "0.5", "junk", "", "Fri, 99 Foo", "(", '"', "\xff", "1" * 500, "Mon, 1 Jan 0000 00:00:00 +9999"]
+)
+def test_any_retry_after(server: ScriptedServer, connect: Connect, call: Call, value: str) -> None:
+    connect({"api_version": "v2"})
+    server.v2(Answer(b"{}", 500, {"Retry-After": value}))
+    with pytest.raises(ImportApiUnreachable):
+        call.progress()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xfe\0", b"[" * 9000, b'{"code": 0}', b'{"code": 0, "data": {"state": "\0"}}']
+)
+def test_any_body(server: ScriptedServer, connect: Connect, call: Call, body: bytes) -> None:
+    connect({"api_version": "v2"})
+    server.v2(Answer(body))
+    with pytest.raises(ImportApiUnreachable):
+        call.progress()

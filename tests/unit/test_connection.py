@@ -127,18 +127,6 @@ class TestHost:
     def test_a_host_that_holds_a_password_is_refused_without_showing_it(self, host: str) -> None:
         assert "host holds a user name or a password" in refusal(host=host)
 
-    @pytest.mark.parametrize(
-        "host",
-        [
-            f"http://h/?token={PASSWORD}",
-            f"http://h/#{PASSWORD}",
-            f"grpc://h/?token={PASSWORD}",
-        ],
-        ids=["query", "fragment", "another scheme"],
-    )
-    def test_nor_is_one_shown_that_hides_in_a_query(self, host: str) -> None:
-        refusal(host=host)
-
 
 class TestToken:
     @pytest.mark.parametrize(
@@ -166,12 +154,11 @@ class TestToken:
         assert "travel in an HTTP header" in refusal(password=f"{PASSWORD}{character}x")
         assert "travel in an HTTP header" in refusal(login=f"{LOGIN}{character}x")
 
-    def test_no_repr_shows_it(self) -> None:
-        settings = read()
-        assert settings.token == f"{LOGIN}:{PASSWORD}"
-        for shown in (repr(settings), str(settings), f"{settings}"):
-            assert LOGIN not in shown
-            assert PASSWORD not in shown
+
+def test_no_repr_shows_a_token() -> None:
+    settings = read()
+    assert settings.token == f"{LOGIN}:{PASSWORD}"
+    assert not any(secret in f"{settings!r}{settings}" for secret in (LOGIN, PASSWORD))
 
 
 class TestExtra:

@@ -123,11 +123,6 @@ def test_a_time_is_kept_with_its_zone_in_utc() -> None:
     assert job.complete_time.utcoffset() == timedelta(0)
 
 
-@pytest.mark.parametrize("given", ["1", 1], ids=["string", "number"])
-def test_the_answers_own_id_is_checked(given: Any) -> None:
-    assert parse("1", jobId=given).job_id == "1"
-
-
 @pytest.mark.parametrize("entry", [{}, {"jobId": None}, {"jobId": ""}], ids=["absent", "null", "empty"])
 def test_an_answer_without_an_id_is_about_the_job_asked_for(entry: dict[str, Any]) -> None:
     assert parse("1", **entry).job_id == "1"
@@ -164,18 +159,6 @@ def test_data_that_is_no_object_is_not_what_the_api_promises(data: Any) -> None:
         v1.parse_progress(data, "1")
     with pytest.raises(UnexpectedAnswer, match="'data' should be an object"):
         v1.parse_list(data)
-
-
-@pytest.mark.parametrize("size", [-1, 2**63, "x", [], {}, True, float("nan"), float("inf"), None, "9" * 5000])
-def test_a_size_that_makes_no_sense_is_none(size: Any) -> None:
-    assert parse(fileSize=size).file_size is None
-
-
-@pytest.mark.parametrize(("size", "kept"), [(0, 0), (2**63 - 1, 2**63 - 1), ("12", 12), (3.0, 3), (2.9, 2)])
-def test_a_size_that_makes_sense_is_kept(size: Any, kept: int) -> None:
-    job = parse(fileSize=size)
-    assert job.file_size == kept
-    assert type(job.file_size) is int
 
 
 @pytest.mark.parametrize(

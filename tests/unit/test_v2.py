@@ -41,35 +41,12 @@ def test_a_files_state_is_its_own(given: str | None, meaning: str) -> None:
     assert job.state.value == "importing"
 
 
-def test_completed_files_do_not_make_the_job_complete() -> None:
-    files = [{"fileName": f"[{n}.json]", "state": "Completed", "progress": 100} for n in range(3)]
-    job = parse(state="Importing", progress=80, details=files)
-    assert (job.state.value, job.progress) == ("importing", 80.0)
-    assert {file.state.value for file in job.files} == {"completed"}
-
-
-def test_a_complete_time_does_not_make_the_job_complete_either() -> None:
-    assert parse(state="Importing", completeTime="2024-05-18T03:00:22Z", progress=100).state.value == "importing"
-
-
 @pytest.mark.parametrize(
     ("state", "reason", "failed"), [("Failed", "", True), ("Completed", "x", True), ("Completed", "", False)]
 )
 def test_a_file_failed_where_its_state_or_its_reason_says_so(state: str, reason: str, failed: bool) -> None:
     job = parse(state="Completed", details=[{"fileName": "a", "state": state, "reason": reason}])
     assert bool(job.failed_files) is failed
-
-
-@pytest.mark.parametrize("entry", [{}, {"reason": ""}, {"reason": None}], ids=["Milvus", "Zilliz Cloud", "null"])
-def test_no_reason_comes_in_three_forms(entry: dict[str, Any]) -> None:
-    job = parse(**entry, details=[entry])
-    assert job.error_message is None
-    assert job.files[0].error_message is None
-
-
-def test_a_reason_is_kept_word_for_word() -> None:
-    job = parse(state="Failed", reason="the dim 4 is not 8 ", details=[{"state": "Failed", "reason": "row 7"}])
-    assert (job.error_message, job.files[0].error_message) == ("the dim 4 is not 8 ", "row 7")
 
 
 @pytest.mark.parametrize("name", ["[a.parquet]", "[id.npy vector.npy]", "[]", "a.json", "[x], [y]", "文件.json"])
@@ -140,17 +117,6 @@ def test_rows_and_sizes_are_decoration(rows: Any, kept: int | None) -> None:
 def test_what_decides_a_verdict_is_read_strictly(entry: dict[str, Any], named: str) -> None:
     with pytest.raises(UnexpectedAnswer, match=named):
         parse("1", **entry)
-
-
-def test_a_job_without_a_state_is_not_what_the_api_promises() -> None:
-    with pytest.raises(UnexpectedAnswer, match="'state' should be a string and is None"):
-        v2.parse_progress({"jobId": "1", "progress": 100}, "1")
-
-
-def test_an_unexpected_value_is_shown_cut() -> None:
-    with pytest.raises(UnexpectedAnswer) as raised:
-        parse(state=["x" * 100_000])
-    assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize("data", [None, [], {"records": 5}, {"records": [5]}, {"records": [{"state": "Importing"}]}])
