@@ -242,7 +242,7 @@ class ImportGateOperator(BaseSensorOperator):
             if self._forgets and state.unknown_since is None:
                 state = replace(state, unknown_since=state.started_at)
         gate = self._gate = self._new_gate(state)
-        if gate.waited < 1:
+        if gate.waited < 1 and not (self._store and self._store.found):
             gate.announce()
         return gate
 
@@ -263,9 +263,11 @@ class ImportGateOperator(BaseSensorOperator):
         """Ask for the details, unless the trigger's event says all that can be known."""
         if told.verdict in _ANSWERED:  # so the server answered, and knew the job
             gate.state = replace(gate.state, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
-        elif told.verdict not in (Verdict.WAIT, Verdict.UNREACHABLE):
+        elif told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
             return told
         decision = self._ask(gate, told)
+        if told.verdict is Verdict.SETTING_INVALID and decision.verdict is Verdict.WAIT:
+            return told  # what only the triggerer cannot do would send the task to and fro
         if told.verdict is Verdict.OPEN and decision.verdict is Verdict.WAIT:
             self.log.warning("The gate was about to open (%s), but now it waits on.", told.message)
         return decision
@@ -458,7 +460,7 @@ def _still_holds(told: Decision, error: ImportProgressException) -> bool:
         return False
     if isinstance(error, ImportJobUnknown) and told.verdict in _ANSWERED:
         return told.verdict is not Verdict.OPEN  # the details are lost, and how a failed import ended is known
-    return told.verdict is Verdict.UNREACHABLE
+    return told.verdict in (Verdict.UNREACHABLE, Verdict.SETTING_INVALID)
 
 
 def _verdict_of(event: dict[str, Any]) -> Verdict:

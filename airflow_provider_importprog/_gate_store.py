@@ -33,6 +33,8 @@ class GateStore:
         # As Airflow's own sensors count in reschedule mode: clearing a task raises its max_tries.
         self._first_try = (getattr(ti, "max_tries", 0) or 0) - retries + 1
         self._kept: dict[str, Any] = {}
+        #: Whether an earlier process of this gate had saved something.
+        self.found = False
 
     @property
     def lasts(self) -> bool:
@@ -46,7 +48,8 @@ class GateStore:
         :param rescheduled: whether each poke of this task is a process of its own.
         """
         kept = self._load()
-        if kept.get("first_try") == self._first_try:
+        self.found = kept.get("first_try") == self._first_try
+        if self.found:
             state = GateState.from_dict(kept.get("state"), kept.get("started_at"))
             return state if kept.get("try") == self._try else GateState(state.started_at)
         first = self._first_start_of_airflow(rescheduled)
