@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -14,14 +15,17 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
+    get_current_context,
 )
 
 from airflow_provider_importprog import _messages, _validation
-from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
-from airflow_provider_importprog.api.model import ImportJob
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState, seconds_now
+from airflow_provider_importprog._gate_store import GateStore
+from airflow_provider_importprog.api.model import ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiUnauthorized,
     ImportApiUnreachable,
@@ -29,6 +33,7 @@ from airflow_provider_importprog.exceptions import (
     ImportJobFailed,
     ImportJobUnknown,
     ImportProgressException,
+    ImportRowsMissing,
     ImportSettingInvalid,
 )
 from airflow_provider_importprog.verdict import Verdict
@@ -40,17 +45,20 @@ if TYPE_CHECKING:
 
 XCOM_RETURN_KEY = "return_value"
 XCOM_JOB_KEY = "import_job"
+XCOM_JOB_ID_KEY = "job_id"
 
 _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
     Verdict.JOB_FAILED: ImportJobFailed,
     Verdict.FILES_FAILED: ImportFilesFailed,
+    Verdict.ROWS_MISSING: ImportRowsMissing,
     Verdict.JOB_UNKNOWN: ImportJobUnknown,
     Verdict.UNAUTHORIZED: ImportApiUnauthorized,
     Verdict.UNREACHABLE: ImportApiUnreachable,
     Verdict.SETTING_INVALID: ImportSettingInvalid,
 }
-# After these the worker asks for the details; after an outage, whether it is over.
-_WORTH_ASKING = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.UNREACHABLE)
+# What a good answer decided: the worker that resumes asks for the details.
+_ANSWERED = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.ROWS_MISSING)
+_NOT_FINAL = (Verdict.UNAUTHORIZED, Verdict.UNREACHABLE, Verdict.SETTING_INVALID)
 DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
@@ -74,6 +82,9 @@ class ImportGateOperator(BaseSensorOperator):
         importprog_conn_id: str = "importprog_default",
         wait_for: Literal["completed", "uncommitted"] = "completed",
         allow_failed_files: bool = False,
+        min_rows: int | None = None,
+        refresh_load: bool = False,
+        stall_warning: float | timedelta = 1800,
         outage_tolerance: float | timedelta = 900,
         unknown_job_grace: float | timedelta = 60,
         deferrable: bool = DEFAULT_DEFERRABLE,
@@ -87,63 +98,84 @@ class ImportGateOperator(BaseSensorOperator):
         self.importprog_conn_id = importprog_conn_id
         self.wait_for = _validation.wait_for(wait_for)
         self.allow_failed_files = _validation.flag(allow_failed_files, "allow_failed_files")
+        self.min_rows = _validation.min_rows(min_rows)
+        self.refresh_load = _validation.flag(refresh_load, "refresh_load")
+        self.stall_warning = _validation.seconds(stall_warning, "stall_warning")
         self.outage_tolerance = _validation.seconds(outage_tolerance, "outage_tolerance")
         self.unknown_job_grace = _validation.seconds(unknown_job_grace, "unknown_job_grace")
         self.deferrable = _validation.flag(deferrable, "deferrable")
-        self._gate: Gate | None = None
-        self._delay = 0.0
+        self._start()
 
     def execute(self, context: Context) -> Any:
-        """Wait on the worker, or look once and then wait in the triggerer."""
+        """Wait on the worker, or ask once and then wait in the triggerer."""
         self._start()
         return self._wait(context)
 
     def _start(self) -> None:
         """Forget what an earlier call of ``execute`` left: nobody promises a new object for each."""
-        self._gate = None
+        self._gate: Gate | None = None
+        self._store: GateStore | None = None
+        self._delay = 0.0
         self.__dict__.pop("_hook", None)
 
     def _wait(self, context: Context) -> Any:
-        if not self.deferrable:
-            return super().execute(context)
         with self._soft_failing():
             gate = self._begin(context)
-            # A job that has ended never defers: the fewer quick deferrals, the fewer races in the scheduler.
-            decision = self._ask(gate)
-            if decision.verdict is Verdict.WAIT:
-                self._defer(gate)
-            return self._conclude(decision, gate, context)
+            if self.deferrable:
+                # A job that has ended never defers: the fewer quick deferrals, the fewer races in the scheduler.
+                decision = self._ask(gate)
+                if decision.verdict is Verdict.WAIT:
+                    self._defer(gate, context)
+                return self._conclude(decision, gate, context)
+        return super().execute(context)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Ask once."""
         with self._soft_failing():
             gate = self._gate or self._begin(context)
             decision = self._ask(gate)
+            if self._forgets and gate.too_soon_unknown:
+                # The next process would not know of this answer, and one alone decides nothing.
+                time.sleep(decision.delay)
+                decision = self._ask(gate)
+            if decision.verdict is not Verdict.WAIT:
+                return PokeReturnValue(True, self._conclude(decision, gate, context))
             self._delay = decision.delay
-            if decision.verdict is Verdict.WAIT:
-                return False
-            return PokeReturnValue(True, self._conclude(decision, gate, context))
+            if self._rescheduled and self._store is not None:
+                self._store.save(gate.state)
+            if gate.time_left <= 0:
+                raise self._sensor_timeout()
+            return False
 
     def execute_complete(
         self,
         context: Context,
-        event: dict[str, Any],
+        event: dict[str, Any] | None = None,
         started_at: float | None = None,
         job: dict[str, Any] | None = None,
+        state: dict[str, Any] | None = None,
+        try_started_at: float | None = None,
+        **newer: Any,
     ) -> list[dict[str, Any]]:
         """Resume after the trigger's event: fetch the details, and open or fail.
 
         The event only wakes the gate. What it means is asked of the job as it is now, by the same verdict.
 
+        :param started_at: when the gate began to wait, in seconds since the epoch.
         :param job: the import job's dict as this task saw it last before it deferred.
+        :param state: what the gate had seen by then.
+        :param try_started_at: when this try began, in seconds since the epoch.
+        :param newer: what a newer release may say besides.
         """
+        event = event or {}
         self.job_id = event.get("job_id", self.job_id)
-        gate = self._new_gate(started_at, job=ImportJob.from_summary(job) if job else None)
-        decision = Decision(Verdict(event["verdict"]), event["message"], gate.job)
-        if decision.verdict in _WORTH_ASKING:
-            decision = self._ask(gate, after=decision)
+        gate = self._new_gate(GateState.from_dict(state, started_at), _job_of(job))
+        told = Decision(_verdict_of(event), str(event.get("message", "")), gate.job)
+        if self.silent_fail and told.verdict in _NOT_FINAL:
+            told = replace(told, verdict=Verdict.WAIT)
+        decision = self._ask_after(told, gate)
         if decision.verdict is Verdict.WAIT:
-            self._defer(gate)
+            self._defer(gate, context, try_started_at)
         return self._conclude(decision, gate, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -153,91 +185,150 @@ class ImportGateOperator(BaseSensorOperator):
         """
         with self._soft_failing():
             if next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error")).lower():
-                raise AirflowSensorTimeout(
-                    f"Import job {self.job_id} was not {self.wait_for} within {_messages.span(self.timeout)}. It may "
-                    "still go on: clear this task to wait on, or raise its timeout."
-                )
+                raise self._deferral_timeout(context)
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
 
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
-        """Wait longer than the base class would while the server is in trouble, and not past the time-out."""
-        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        return max(interval, min(self._delay, self.timeout - run_duration()))
+        """Return what the gate decided, in place of the base class's own arithmetic, which a deferral cannot use."""
+        return self._delay
 
     @cached_property
     def _hook(self) -> ImportProgressHook:
         return hook_of(self.importprog_conn_id, self.storage_conn_id)
 
     @property
+    def _rescheduled(self) -> bool:
+        """Whether each poke is a process of its own."""
+        return bool(self.reschedule) and not self.deferrable
+
+    @property
+    def _forgets(self) -> bool:
+        """Whether the next process will know nothing of what this one saw."""
+        return self._rescheduled and (self._store is None or not self._store.lasts)
+
+    @property
     def _policy(self) -> GatePolicy:
         return GatePolicy(
             wait_for=self.wait_for,
             allow_failed_files=self.allow_failed_files,
+            min_rows=self.min_rows,
             poke_interval=self.poke_interval,
-            outage_tolerance=self.outage_tolerance,
+            # An outage that the next process does not know of cannot be counted.
+            outage_tolerance=math.inf if self._forgets else self.outage_tolerance,
             unknown_job_grace=self.unknown_job_grace,
+            stall_warning=self.stall_warning,
+            exponential_backoff=bool(self.exponential_backoff),
+            max_wait=self.max_wait.total_seconds() if self.max_wait else None,
+            silent_fail=bool(self.silent_fail),
         )
 
-    def _new_gate(
-        self, started_at: float | None = None, policy: GatePolicy | None = None, job: ImportJob | None = None
-    ) -> Gate:
-        job_id = _validation.job_id(self.job_id)
-        return Gate(job_id, policy or self._policy, log=self.log, started_at=started_at, job=job)
+    def _new_gate(self, state: GateState, job: ImportJob | None = None) -> Gate:
+        # What templates rendered is checked here, once, before it goes anywhere.
+        self.job_id = _validation.job_id(self.job_id)
+        self.cluster_id = _validation.optional_text(self.cluster_id, "cluster_id")
+        self.importprog_conn_id = _validation.conn_id(self.importprog_conn_id)
+        return Gate(self.job_id, self._policy, log=self.log, state=state, job=job, timeout=self.timeout)
 
     def _begin(self, context: Context) -> Gate:
-        """Begin to wait, or in reschedule mode go on with what an earlier process began."""
-        if self.reschedule and not self.deferrable:
-            # An outage leaves no trace for the next process, so it cannot be counted.
-            gate = self._new_gate(_first_poke(context), replace(self._policy, outage_tolerance=float("inf")))
-        else:
-            gate = self._new_gate()
-        if gate.waited < 1:
+        """Begin to wait, or go on with what an earlier process or try began."""
+        now = seconds_now()
+        state = GateState(now)
+        if self.deferrable or self._rescheduled:  # in a process that pokes on, each try counts its own time, as Airflow
+            self._store = GateStore(context, self.retries or 0, self.log)
+            state = self._store.load(now, self._rescheduled)
+            self._store.save(state)
+            if self._forgets and state.unknown_since is None:
+                state = replace(state, unknown_since=state.started_at)
+        gate = self._gate = self._new_gate(state)
+        if gate.waited < 1 and not (self._store and self._store.found):
             gate.announce()
-        self._gate = gate
         return gate
 
-    def _ask(self, gate: Gate, after: Decision | None = None) -> Decision:
+    def _ask(self, gate: Gate, told: Decision | None = None) -> Decision:
         """Ask once.
 
-        :param after: what the trigger decided a moment ago, if it did.
+        :param told: what the trigger decided before this task resumed, if it did.
         """
         try:
-            cluster_id = _validation.optional_text(self.cluster_id, "cluster_id")
-            job = self._hook.get_import_progress(gate.job_id, cluster_id, two_phase=gate.policy.two_phase)
-        except ImportSettingInvalid:
-            raise
+            job = self._hook.get_import_progress(gate.job_id, self.cluster_id, two_phase=gate.policy.two_phase)
         except ImportProgressException as error:
-            if after is not None and after.verdict is Verdict.UNREACHABLE:
-                return after
-            if after is not None and isinstance(error, ImportJobUnknown):
-                return _expired_since(after)
+            if told is not None and _still_holds(told, error):
+                return told
             return gate.failed(error)
         return gate.answered(job)
 
-    def _defer(self, gate: Gate) -> NoReturn:
+    def _ask_after(self, told: Decision, gate: Gate) -> Decision:
+        """Ask for the details, unless the trigger's event says all that can be known."""
+        if told.verdict in _ANSWERED:  # so the server answered, and knew the job
+            gate.state = replace(gate.state, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
+        elif told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
+            return told
+        decision = self._ask(gate, told)
+        if told.verdict is Verdict.SETTING_INVALID and decision.verdict is Verdict.WAIT:
+            return told  # what only the triggerer cannot do would send the task to and fro
+        if told.verdict is Verdict.OPEN and decision.verdict is Verdict.WAIT:
+            self.log.warning("The gate was about to open (%s), but now it waits on.", told.message)
+        return decision
+
+    def _defer(self, gate: Gate, context: Context, try_started_at: float | None = None) -> NoReturn:
         from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 
-        left = self.timeout - gate.waited
+        state = gate.state
+        try_started_at = try_started_at or _try_started_at(context) or state.started_at
+        deadline, error = self._first_deadline(state.started_at, try_started_at)
+        left = deadline - seconds_now()
         if left <= 0:
-            raise AirflowSensorTimeout(
-                f"Import job {gate.job_id} was not {self.wait_for} within {_messages.span(self.timeout)}."
-            )
+            raise error
         self.defer(
-            trigger=ImportProgressTrigger(
-                job_id=gate.job_id,
-                cluster_id=_validation.optional_text(self.cluster_id, "cluster_id"),
+            trigger=ImportProgressTrigger.of(
+                gate,
+                cluster_id=self.cluster_id,
                 importprog_conn_id=self.importprog_conn_id,
-                started_at=gate.started_at,
-                last_shown=gate.last_shown,
                 abort_on_kill=self.abort_on_kill,
                 storage_conn_id=self.storage_conn_id,
-                **asdict(gate.policy),
             ),
             method_name=self.execute_complete.__name__,
-            kwargs={"started_at": gate.started_at, "job": gate.job.summary() if gate.job else None},
+            kwargs={
+                "started_at": state.started_at,
+                "job": gate.job.summary() if gate.job else None,
+                "state": state.to_dict(),
+                "try_started_at": try_started_at,
+            },
             timeout=timedelta(seconds=left),
+        )
+
+    def _first_deadline(self, started_at: float, try_started_at: float) -> tuple[float, BaseException]:
+        """Return when a deferred task ends at the latest, and the error that says why.
+
+        Airflow 3 does not apply ``execution_timeout`` to a deferred task ("TODO: handle timeout in case of deferral"
+        in its task_runner.py), so the deferral's own time-out does.
+
+        :param started_at: when the gate began to wait; all times in seconds since the epoch.
+        :param try_started_at: when this try began.
+        """
+        timeout = started_at + self.timeout
+        if self.execution_timeout is None:
+            return timeout, self._sensor_timeout()
+        execution_timeout = try_started_at + self.execution_timeout.total_seconds()
+        if timeout <= execution_timeout:
+            return timeout, self._sensor_timeout()
+        return execution_timeout, AirflowTaskTimeout(self._not_within("execution_timeout", self.execution_timeout))
+
+    def _deferral_timeout(self, context: Context) -> BaseException:
+        """Return the error of a deferral that timed out: Airflow keeps nothing of it that says which limit it was."""
+        try_started_at = _try_started_at(context) or seconds_now()
+        state = GateStore(context, self.retries or 0, self.log).load(try_started_at, self._rescheduled)
+        return self._first_deadline(state.started_at, try_started_at)[1]
+
+    def _sensor_timeout(self) -> AirflowSensorTimeout:
+        return AirflowSensorTimeout(self._not_within("timeout", timedelta(seconds=self.timeout)))
+
+    def _not_within(self, parameter: str, limit: timedelta) -> str:
+        return (
+            f"Import job {self.job_id} was not {self.wait_for} within {_messages.span(limit.total_seconds())} "
+            f"({parameter}). It may still go on: clear this task to wait on, or raise its {parameter}."
         )
 
     def _conclude(self, decision: Decision, gate: Gate, context: Context) -> list[dict[str, Any]]:
@@ -247,22 +338,81 @@ class ImportGateOperator(BaseSensorOperator):
         if job is not None and (ti := context.get("ti")):
             ti.xcom_push(key=XCOM_JOB_KEY, value=job.summary())
             # What a deferral carried over holds no files, which is not to say that there were none.
-            ended = decision.verdict in (Verdict.JOB_FAILED, Verdict.FILES_FAILED)
-            if ended or (files and decision.verdict is not Verdict.OPEN):
+            failed = decision.verdict in _ANSWERED and decision.verdict is not Verdict.OPEN
+            if self.do_xcom_push and (failed or (files and decision.verdict is not Verdict.OPEN)):
                 ti.xcom_push(key=XCOM_RETURN_KEY, value=files)
         waited = _messages.span(gate.waited)
-        if decision.verdict is Verdict.OPEN:
+        if decision.verdict is Verdict.OPEN and job is not None:
             self.log.info("The gate opens after %s. %s", waited, decision.message)
+            if shortfalls := _messages.shortfalls(job):
+                self.log.warning(
+                    "Import job %s is completed, but %s. Check the collection; min_rows=... makes a gate fail over "
+                    "missing rows.",
+                    job.job_id,
+                    shortfalls,
+                )
+            self._refresh_load(job)
             self._warn_of_mapping(len(files), context)
             return files
         seen = f" ({_messages.progress(job, None)})" if job else ""
         self.log.error("The gate fails after %s%s. %s", waited, seen, decision.message)
+        if isinstance(decision.error, ImportSettingInvalid):
+            raise decision.error
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
+
+    def _refresh_load(self, job: ImportJob) -> None:
+        """Ask the server, where that was asked for, to make the new rows of a loaded collection readable.
+
+        Without it they may stay unreadable for a minute (milvus-io/milvus#37166). The import itself is done whatever
+        comes of it, so no error of it fails the gate.
+        """
+        if not self.refresh_load:
+            return
+        collection = job.collection_name
+        if job.state is not ImportState.COMPLETED:
+            self.log.info(
+                "refresh_load is of no use yet for collection %r: import job %s is %s, and its rows cannot be read "
+                "before it is committed.",
+                collection,
+                job.job_id,
+                job.state,
+            )
+            return
+        try:
+            self._hook.refresh_load(collection)
+        except Exception as error:
+            self.log.warning(
+                "Collection %r was not refreshed: %s The gate opens all the same. If the collection is loaded, its new "
+                "rows become readable by themselves, after a minute or so.",
+                collection,
+                error,
+            )
+        else:
+            self.log.info(
+                "Collection %r is asked to refresh, so that the new rows can be read soon. The server does not say "
+                "when it is done.",
+                collection,
+            )
+
+    def _job_id_of_this_task(self) -> str | None:
+        """Return the import job's id, also in an object that never ran: Airflow 2.11 calls ``on_kill`` of such a one.
+
+        The task itself has pushed it as soon as the server had said it.
+        """
+        if self.job_id is not None:
+            return str(self.job_id)
+        try:
+            ti = get_current_context()["ti"]
+            job_id = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=XCOM_JOB_ID_KEY)
+        except Exception as error:
+            self.log.warning("The import job's id cannot be read from the XCom %r: %s", XCOM_JOB_ID_KEY, error)
+            return None
+        return None if job_id is None else str(job_id)
 
     def _warn_of_mapping(self, files: int, context: Context) -> None:
         """Say what Airflow is about to do and why, which its own error does not."""
         most = conf.getint("core", "max_map_length", fallback=1024)
-        # Airflow does not look at what a mapped task returns.
+        # Airflow does not check what a mapped task returns.
         mapped = getattr(context.get("ti"), "map_index", -1) >= 0
         if files <= most or mapped or not self.get_dag() or not any(self.iter_mapped_dependants()):
             return
@@ -298,23 +448,32 @@ def hook_of(importprog_conn_id: str, storage_conn_id: str | None = None) -> Impo
     return ImportProgressHook(_validation.conn_id(importprog_conn_id), storage_conn_id)
 
 
-def _first_poke(context: Context) -> float:
-    """Return when the first process of a rescheduled sensor poked, in seconds since the epoch."""
-    ti: Any = context.get("ti")
-    if hasattr(ti, "get_first_reschedule_date"):
-        first = ti.get_first_reschedule_date(context)
-    else:  # Airflow 2 keeps the first poke's date as the task instance's own
-        first = getattr(ti, "start_date", None)
-    return first.timestamp() if isinstance(first, datetime) else time.time()
+def _try_started_at(context: Context) -> float | None:
+    """Return when this try began, in seconds since the epoch: Airflow keeps it over a deferral."""
+    date = getattr(context.get("ti"), "start_date", None)
+    return date.timestamp() if isinstance(date, datetime) else None
 
 
-def _expired_since(decision: Decision) -> Decision:
-    """Say what is left when the server forgot the job between the trigger's event and now."""
-    if decision.verdict is Verdict.OPEN:
-        return replace(
-            decision,
-            verdict=Verdict.JOB_UNKNOWN,
-            message=f"{decision.message} But the server has forgotten the job since, and the details of its files "
-            "are lost.",
-        )
-    return decision
+def _still_holds(told: Decision, error: ImportProgressException) -> bool:
+    """Say whether what a trigger decided holds although the worker has got an error in place of the details."""
+    if isinstance(error, ImportSettingInvalid):
+        return False
+    if isinstance(error, ImportJobUnknown) and told.verdict in _ANSWERED:
+        return told.verdict is not Verdict.OPEN  # the details are lost, and how a failed import ended is known
+    return told.verdict in (Verdict.UNREACHABLE, Verdict.SETTING_INVALID)
+
+
+def _verdict_of(event: dict[str, Any]) -> Verdict:
+    """Return what an event says; of a newer release's word, that the gate is to ask for itself."""
+    try:
+        return Verdict(event.get("verdict"))
+    except ValueError:
+        return Verdict.WAIT
+
+
+def _job_of(summary: Any) -> ImportJob | None:
+    """Return the job that another process saw, or None where it cannot be read."""
+    try:
+        return ImportJob.from_summary(summary)
+    except (KeyError, TypeError, ValueError):
+        return None

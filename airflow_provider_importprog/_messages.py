@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
 
 from airflow_provider_importprog.api.model import ImportFile, ImportJob, ImportState
 
@@ -55,9 +58,9 @@ def progress(job: ImportJob, seconds_left: float | None) -> str:
 
 
 def totals(job: ImportJob) -> str:
-    """Return what a job amounted to: files, rows and bytes, where known."""
-    done = sum(not file.failed for file in job.files)
-    parts = [_files(done) if done == len(job.files) else f"{done} of {_files(len(job.files))}"]
+    """Return what a job imported: files, rows and bytes, where known."""
+    done, files = job.files_done
+    parts = [_files(done) if done == files else f"{done:,} of {_files(files)}"]
     if job.imported_rows is not None:
         parts.append(f"{job.imported_rows:,} rows")
     if job.file_size is not None:
@@ -65,16 +68,94 @@ def totals(job: ImportJob) -> str:
     return ", ".join(parts)
 
 
-def failed_files(job: ImportJob, told: str | None = None) -> str:
+def shortfalls(job: ImportJob) -> str:
+    """Return in what a completed job differs from what it announced; empty where it does not."""
+    if job.state is not ImportState.COMPLETED:
+        return ""
+    found = []
+    if job.imported_rows is not None and job.total_rows is not None and job.imported_rows < job.total_rows:
+        found.append(f"{job.imported_rows:,} of the {job.total_rows:,} rows that it announced were imported")
+    done, files = job.files_done
+    if not files:
+        found.append("the server shows no file of it")
+    elif done < files:
+        found.append(f"{done:,} of its {_files(files)} {'is' if done == 1 else 'are'} completed")
+    return " and ".join(found)
+
+
+def failed_files(job: ImportJob) -> str:
     """Return the failed files with their reasons as sentences, each after a space; the first of very many.
 
-    :param told: a reason that was told before, and is not told again.
+    Where a job fails, Milvus gives its reason to every file that is not completed, which says nothing of the file.
     """
     failed = job.failed_files
-    sentences = [f" {_file(file, told)}" for file in failed[:_FILES_NAMED]]
-    if len(failed) > _FILES_NAMED:
-        sentences.append(f" And {len(failed) - _FILES_NAMED:,} more files.")
-    return "".join(sentences)
+    blamed = [file for file in failed if _blamed(file, job)]
+    own = [file for file in failed if not _blamed(file, job)]
+    sentences = [
+        f" {ending(file.file_name)}: {reason(file.error_message, _LONGEST_FILE_REASON)}" for file in own[:_FILES_NAMED]
+    ]
+    if len(own) > _FILES_NAMED:
+        sentences.append(f" And {len(own) - _FILES_NAMED:,} more files.")
+    return "".join(sentences) + (_files_blamed(job, blamed) if blamed else "")
+
+
+def _blamed(file: ImportFile, job: ImportJob) -> bool:
+    """Say whether a file has nothing but its job's own reason."""
+    return job.state is ImportState.FAILED and file.error_message in (None, job.error_message)
+
+
+def _files_blamed(job: ImportJob, blamed: Sequence[ImportFile]) -> str:
+    if len(job.files) == 1:
+        return f" The file: {ending(blamed[0].file_name)}."
+    matches = [(file, _named_parts(job.error_message or "", file.file_name)) for file in blamed]
+    most = max(parts for _, parts in matches)
+    if not most:
+        return f" The reason names none of its {_files(len(job.files))}, and they were not judged one by one."
+    named = [file for file, parts in matches if parts == most]
+    others = len(blamed) - len(named)
+    shown = ", ".join(ending(file.file_name) for file in named[:_FILES_NAMED])
+    more = f", and {len(named) - _FILES_NAMED:,} more" if len(named) > _FILES_NAMED else ""
+    rest = f" The other {_files(others)} {'was' if others == 1 else 'were'} not judged." if others else ""
+    return f" The {'file' if len(named) == 1 else 'files'}: {shown}{more}.{rest}"
+
+
+def _named_parts(words: str, file_name: str) -> int:
+    """Return how many parts of a file's path, from its end, a reason names; 0 where it does not name the file."""
+    most = 0
+    for path in file_name.removeprefix("[").removesuffix("]").split():
+        parts = [part for part in path.split("/") if part]
+        for count in range(1, len(parts) + 1):
+            ending_of_path = "/".join(parts[-count:])
+            # Not within a longer name: 1.json is neither 11.json nor 1.json.gz.
+            if ending_of_path not in words or not re.search(
+                rf"(?<![\w.-]){re.escape(ending_of_path)}(?![\w-]|\.\w)", words
+            ):
+                break
+            most = max(most, count)
+    return most
+
+
+def aborted(error_message: str | None) -> bool:
+    """Say whether a failed job was ended by a person: Milvus tells it by these words of the reason alone."""
+    return error_message is not None and "aborted by user" in error_message.lower()
+
+
+def task_ended(job_id: str, aborted: bool, error: object = None) -> str:
+    """Return what became of an import job whose task a person, or its ``execution_timeout``, ended.
+
+    :param aborted: whether the job was to be aborted with the task.
+    :param error: why it was not aborted all the same.
+    """
+    if not aborted:
+        return f"The task was ended. Import job {job_id} goes on."
+    if error is not None:
+        return f"The task was ended, but import job {job_id} was not aborted. {error}"
+    return f"The task was ended, and import job {job_id} is aborted: its rows are dropped."
+
+
+def utc(seconds: float) -> str:
+    """Return a time in seconds since the epoch as a date and a time of day."""
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def reason(error_message: str | None, limit: int = _LONGEST_REASON) -> str:
@@ -99,13 +180,6 @@ def brief(words: str, limit: int) -> str:
     while kept and len(json.dumps(f"{kept}…")) > limit:
         kept = kept[: len(kept) * 3 // 4]
     return f"{kept}…"
-
-
-def _file(file: ImportFile, told: str | None) -> str:
-    name = ending(file.file_name)
-    if told is not None and file.error_message == told:
-        return f"The file: {name}."
-    return f"{name}: {reason(file.error_message, _LONGEST_FILE_REASON)}"
 
 
 def _files(number: int) -> str:

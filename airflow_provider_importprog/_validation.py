@@ -84,6 +84,15 @@ def seconds(value: Any, name: str) -> float:
     return float(value)
 
 
+def min_rows(value: Any) -> int | None:
+    """Return a number of rows, or None where any number will do."""
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ImportSettingInvalid(f"min_rows must be a whole number, 0 or more, or None, not {value!r}.")
+
+
 def wait_for(value: Any) -> str:
     """Return the state that a gate waits for."""
     if value not in WAIT_FOR:

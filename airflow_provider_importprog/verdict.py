@@ -31,11 +31,12 @@ OPENS_AT = {
 }
 
 
-def judge(job: ImportJob, *, wait_for: str, allow_failed_files: bool) -> Verdict:
+def judge(job: ImportJob, *, wait_for: str, allow_failed_files: bool, min_rows: int | None = None) -> Verdict:
     """Say what a gate makes of an import job. Every mode of every sensor and trigger asks here.
 
-    :param wait_for: ``completed``, or ``uncommitted`` for a two-phase import that is to be looked at first.
-    :param allow_failed_files: open although some file did not make it.
+    :param wait_for: ``completed``, or ``uncommitted`` for a two-phase import that is checked before its commit.
+    :param allow_failed_files: open although some file was not imported.
+    :param min_rows: fewer imported rows than that fail the gate; None for any number.
     """
     if job.state is ImportState.FAILED:
         return Verdict.JOB_FAILED
@@ -43,4 +44,8 @@ def judge(job: ImportJob, *, wait_for: str, allow_failed_files: bool) -> Verdict
         return Verdict.WAIT
     if job.failed_files and not allow_failed_files:
         return Verdict.FILES_FAILED
-    return Verdict.OPEN
+    if min_rows is None:
+        return Verdict.OPEN
+    if job.imported_rows is None:
+        return Verdict.SETTING_INVALID  # v1 counts no rows, so nobody can say
+    return Verdict.OPEN if job.imported_rows >= min_rows else Verdict.ROWS_MISSING

@@ -58,8 +58,13 @@ class ImportFile:
 
     @property
     def failed(self) -> bool:
-        """Whether this file did not make it, whatever the job as a whole says."""
+        """Whether this file was not imported, whatever the job as a whole says."""
         return self.state is ImportState.FAILED or self.error_message is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether this file was imported."""
+        return self.state is ImportState.COMPLETED and not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON."""
@@ -86,19 +91,19 @@ class ImportJob:
     error_message: str | None = None
     #: Empty where the server gave none, as a list of jobs does.
     files: tuple[ImportFile, ...] = ()
-    #: How many files are completed, and how many there are, where `files` was not asked for.
+    #: `files_done` of the files that were left out, or None where `files` holds them all.
     counts: tuple[int, int] | None = field(default=None, repr=False)
 
     @property
     def files_done(self) -> tuple[int, int]:
-        """How many files are completed, and how many there are."""
+        """How many files were imported, and how many there are."""
         if self.counts is not None:
             return self.counts
-        return sum([file.state is ImportState.COMPLETED for file in self.files]), len(self.files)
+        return sum([file.done for file in self.files]), len(self.files)
 
     @property
     def failed_files(self) -> tuple[ImportFile, ...]:
-        """The files that did not make it."""
+        """The files that were not imported."""
         return tuple(file for file in self.files if file.failed)
 
     def without_files(self) -> ImportJob:
@@ -115,18 +120,18 @@ class ImportJob:
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> ImportJob:
-        """Return the job that :meth:`summary` was made of, without its files."""
-        complete_time = summary["complete_time"]
-        return cls(
-            **{
-                **summary,
-                "state": ImportState(summary["state"]),
-                "complete_time": complete_time and datetime.fromisoformat(complete_time),
-            }
-        )
+        """Return the job that :meth:`summary` was made of, without its files. Keys of a newer release are ignored.
+
+        :raises KeyError, TypeError, ValueError: it was not made by :meth:`summary`.
+        """
+        known = {name: summary[name] for name in _SUMMARY if name in summary}
+        complete_time = known.get("complete_time")
+        known["state"] = ImportState(summary["state"])
+        known["complete_time"] = datetime.fromisoformat(complete_time) if complete_time else None
+        return cls(**known)
 
 
-#: Says of a job whether its files are not needed. A gate that waits looks at none, and a job may have 10,000.
+#: Says of a job whether its files are not needed. A gate that waits needs none, and a job may have 10,000.
 Brief = Callable[[ImportJob], bool]
 
 _SUMMARY = tuple(each.name for each in fields(ImportJob) if each.name not in ("files", "counts"))

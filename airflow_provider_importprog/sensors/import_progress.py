@@ -23,18 +23,24 @@ class ImportProgressSensor(ImportGateOperator):
     :param cluster_id: asked instead of the connection's cluster. Templated.
     :param importprog_conn_id: a connection of type ``importprog``. Templated.
     :param wait_for: ``completed``, or ``uncommitted`` to open as soon as a two-phase import awaits its commit.
-    :param allow_failed_files: open although some file did not make it, as long as the job completed.
+    :param allow_failed_files: open although some file was not imported, as long as the job completed.
+    :param min_rows: fewer imported rows than that fail the gate; None for any number. API v1 counts no rows.
+    :param refresh_load: when the gate opens on a completed job, ask the server once to make the new rows of a loaded
+        collection readable. It never fails the gate.
+    :param stall_warning: seconds (or a timedelta) without progress after which the log warns once; 0 for never.
     :param outage_tolerance: seconds (or a timedelta) without one good answer after which the gate fails. In
-        reschedule mode each poke is a process of its own, so there only ``timeout`` bounds an outage.
-    :param unknown_job_grace: seconds (or a timedelta) for which the server may not know the job: it may have
-        been submitted a moment ago.
+        reschedule mode before Airflow 3.3, no process knows of the one before, so there only ``timeout`` bounds an
+        outage.
+    :param unknown_job_grace: seconds (or a timedelta) for which the server may not know the job, from its first
+        answer that says so, and for two answers at least: it may have been submitted just now.
     :param deferrable: wait in the triggerer, and take no worker meanwhile. Airflow's ``default_deferrable``
         unless set.
-    :param poke_interval: seconds (or a timedelta) between two questions.
+    :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds (or a timedelta) after which the sensor gives up.
 
     :raises ImportJobFailed: the job failed. Not retried.
     :raises ImportFilesFailed: the job completed without some of its files. Not retried.
+    :raises ImportRowsMissing: the job completed with fewer rows than `min_rows`. Not retried.
     :raises ImportJobUnknown: the server has no record of the job. Not retried.
     :raises ImportApiUnauthorized: the token is not accepted, or not for this.
     :raises ImportApiUnreachable: no good answer came for `outage_tolerance` seconds.
@@ -51,6 +57,9 @@ class ImportProgressSensor(ImportGateOperator):
         importprog_conn_id: str = "importprog_default",
         wait_for: Literal["completed", "uncommitted"] = "completed",
         allow_failed_files: bool = False,
+        min_rows: int | None = None,
+        refresh_load: bool = False,
+        stall_warning: float | timedelta = 1800,
         outage_tolerance: float | timedelta = 900,
         unknown_job_grace: float | timedelta = 60,
         deferrable: bool = DEFAULT_DEFERRABLE,
@@ -63,6 +72,9 @@ class ImportProgressSensor(ImportGateOperator):
             importprog_conn_id=importprog_conn_id,
             wait_for=wait_for,
             allow_failed_files=allow_failed_files,
+            min_rows=min_rows,
+            refresh_load=refresh_load,
+            stall_warning=stall_warning,
             outage_tolerance=outage_tolerance,
             unknown_job_grace=unknown_job_grace,
             deferrable=deferrable,

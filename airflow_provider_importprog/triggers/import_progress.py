@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_importprog import _messages, _validation
-from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
 from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
 
 # In bytes. Airflow logs every event and keeps it in its database; who resumes finds the whole message anew.
 _LONGEST_MESSAGE = 2000
+_POLICY = GatePolicy()
 
 
 class ImportProgressTrigger(BaseTrigger):
@@ -29,9 +32,12 @@ class ImportProgressTrigger(BaseTrigger):
     The event is ``{"job_id", "verdict", "message"}``, however many files the job has; who resumes fetches the
     details. What is serialized names the connection and holds none of its secrets.
 
+    The constructor takes anything, and :meth:`run` judges it: where a trigger's constructor raises, Airflow's whole
+    triggerer ends, with every gate in it, and again at each start, because the row stays (seen on 3.3.2).
+
     :param cluster_id: asked instead of the connection's cluster; None for that one.
-    :param poke_interval: seconds between two questions, and before the first: an event that comes at once can
-        overtake the scheduler's own record of the deferral.
+    :param poke_interval: seconds between two polls, and from the last poll on the worker to the first here: an event
+        that comes at once can overtake the scheduler's own record of the deferral.
     :param wait_for: ``completed``, or ``uncommitted`` for a two-phase import.
     :param outage_tolerance: seconds without one good answer after which the gate fails.
     :param unknown_job_grace: seconds for which the server may not know the job.
@@ -40,123 +46,166 @@ class ImportProgressTrigger(BaseTrigger):
     :param abort_on_kill: abort the job where a person ends the task (Airflow 3.3 and later tell a trigger).
     :param storage_conn_id: the connection of an object storage whose keys the server was told. Should it echo them,
         they are in no log and no event.
+    :param min_rows: fewer imported rows than that fail the gate; None for any number.
+    :param stall_warning: seconds without progress after which the log warns once; 0 for never.
+    :param exponential_backoff: poll less and less often.
+    :param max_wait: seconds; no longer than that between two polls.
+    :param silent_fail: log what is not final, and wait on.
+    :param state: what else the gate has seen, as ``GateState.to_dict`` gives it; None for nothing.
+    :param newer: what a newer release wrote into the row, as there may be during an upgrade. It is ignored.
     """
 
     def __init__(
         self,
-        job_id: str,
-        cluster_id: str | None = None,
-        importprog_conn_id: str = "importprog_default",
-        poke_interval: float = 30.0,
-        wait_for: str = "completed",
-        allow_failed_files: bool = False,
-        outage_tolerance: float = 900.0,
-        unknown_job_grace: float = 60.0,
-        started_at: float | None = None,
-        last_shown: Sequence[Any] = (),
-        abort_on_kill: bool = False,
-        storage_conn_id: str | None = None,
+        job_id: Any = None,
+        cluster_id: Any = None,
+        importprog_conn_id: Any = "importprog_default",
+        poke_interval: Any = _POLICY.poke_interval,
+        wait_for: Any = _POLICY.wait_for,
+        allow_failed_files: Any = _POLICY.allow_failed_files,
+        outage_tolerance: Any = _POLICY.outage_tolerance,
+        unknown_job_grace: Any = _POLICY.unknown_job_grace,
+        started_at: Any = None,
+        last_shown: Any = (),
+        abort_on_kill: Any = False,
+        storage_conn_id: Any = None,
+        min_rows: Any = _POLICY.min_rows,
+        stall_warning: Any = _POLICY.stall_warning,
+        exponential_backoff: Any = _POLICY.exponential_backoff,
+        max_wait: Any = _POLICY.max_wait,
+        silent_fail: Any = _POLICY.silent_fail,
+        state: Any = None,
+        **newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
-        self.job_id = _validation.job_id(job_id)
-        self.cluster_id = cluster_id
-        self.importprog_conn_id = importprog_conn_id
-        self.started_at = started_at
-        self.last_shown = list(last_shown)
-        self.abort_on_kill = _validation.flag(abort_on_kill, "abort_on_kill")
-        self.storage_conn_id = storage_conn_id
-        self.policy = GatePolicy(
-            wait_for=_validation.wait_for(wait_for),
-            allow_failed_files=_validation.flag(allow_failed_files, "allow_failed_files"),
-            poke_interval=_validation.seconds(poke_interval, "poke_interval"),
-            outage_tolerance=_validation.seconds(outage_tolerance, "outage_tolerance"),
-            unknown_job_grace=_validation.seconds(unknown_job_grace, "unknown_job_grace"),
+        self._row = {
+            "job_id": job_id,
+            "cluster_id": cluster_id,
+            "importprog_conn_id": importprog_conn_id,
+            "started_at": started_at,
+            "last_shown": list(last_shown) if isinstance(last_shown, tuple) else last_shown,
+            "wait_for": wait_for,
+            "allow_failed_files": allow_failed_files,
+            "poke_interval": poke_interval,
+            "outage_tolerance": outage_tolerance,
+            "unknown_job_grace": unknown_job_grace,
+        }
+        later = {
+            "abort_on_kill": (abort_on_kill, False),
+            "storage_conn_id": (storage_conn_id, None),
+            "min_rows": (min_rows, _POLICY.min_rows),
+            "stall_warning": (stall_warning, _POLICY.stall_warning),
+            "exponential_backoff": (exponential_backoff, _POLICY.exponential_backoff),
+            "max_wait": (max_wait, _POLICY.max_wait),
+            "silent_fail": (silent_fail, _POLICY.silent_fail),
+            "state": (state, None),
+        }
+        # A triggerer of an older release, as there may be during an upgrade, does not know them.
+        self._row |= {name: value for name, (value, default) in later.items() if value != default}
+
+    @classmethod
+    def of(cls, gate: Gate, **more: Any) -> Self:
+        """Return the trigger that goes on with a gate.
+
+        :param more: what the gate does not know: the connection, and what is done where a person ends the task.
+        """
+        state = gate.state.to_dict()
+        last_shown = state.pop("last_shown", [])
+        return cls(
+            gate.job_id,
+            started_at=gate.state.started_at,
+            last_shown=last_shown,
+            state=state or None,
+            **asdict(gate.policy),
+            **more,
         )
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments that make this trigger anew."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "job_id": self.job_id,
-                "cluster_id": self.cluster_id,
-                "importprog_conn_id": self.importprog_conn_id,
-                "started_at": self.started_at,
-                "last_shown": self.last_shown,
-                **asdict(self.policy),
-                # A triggerer of an older release, as there may be during an upgrade, does not know them.
-                **({"abort_on_kill": True} if self.abort_on_kill else {}),
-                **({"storage_conn_id": self.storage_conn_id} if self.storage_conn_id is not None else {}),
-            },
-        )
+        return f"{type(self).__module__}.{type(self).__qualname__}", dict(self._row)
 
     async def on_kill(self) -> None:
         """Abort the job where that was asked for; Airflow calls it when a person ends the task."""
-        if not self.abort_on_kill:
-            self.log.info("The task was ended while it waited. Import job %s goes on.", self.job_id)
-            return
+        job_id = str(self._row["job_id"])
         try:
-            await (await self._hook()).abort_import_job(self.job_id, self.cluster_id)
+            if not _validation.flag(self._row.get("abort_on_kill", False), "abort_on_kill"):
+                self.log.info("%s", _messages.task_ended(job_id, aborted=False))
+                return
+            await (await self._hook()).abort_import_job(job_id, self._cluster_id)
         except ImportProgressException as error:
-            said = await self._redacted(str(error))
-            self.log.warning("The task was ended, but import job %s was not aborted. %s", self.job_id, said)
+            self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
         else:
-            self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
+            self.log.info("%s", _messages.task_ended(job_id, aborted=True))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""
-        gate = Gate(self.job_id, self.policy, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
-        await asyncio.sleep(self.policy.poke_interval)
         try:
+            gate = self._gate()
+            await asyncio.sleep(gate.next_poll_in)
             decision = await self._wait(gate)
         except ImportSettingInvalid as error:
             decision = Decision(Verdict.SETTING_INVALID, str(error))
         event = {
-            "job_id": self.job_id,
+            "job_id": str(self._row["job_id"]),
             "verdict": decision.verdict.value,
             "message": _messages.brief(decision.message, _LONGEST_MESSAGE),
         }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
+    def _gate(self) -> Gate:
+        """Return the gate that this row describes.
+
+        :raises ImportSettingInvalid: it holds what no gate can wait with.
+        """
+        row = self._row
+        max_wait = row.get("max_wait")
+        policy = GatePolicy(
+            wait_for=_validation.wait_for(row["wait_for"]),
+            allow_failed_files=_validation.flag(row["allow_failed_files"], "allow_failed_files"),
+            min_rows=_validation.min_rows(row.get("min_rows")),
+            poke_interval=_validation.seconds(row["poke_interval"], "poke_interval"),
+            outage_tolerance=_validation.seconds(row["outage_tolerance"], "outage_tolerance"),
+            unknown_job_grace=_validation.seconds(row["unknown_job_grace"], "unknown_job_grace"),
+            stall_warning=_validation.seconds(row.get("stall_warning", _POLICY.stall_warning), "stall_warning"),
+            exponential_backoff=_validation.flag(row.get("exponential_backoff", False), "exponential_backoff"),
+            max_wait=None if max_wait is None else _validation.seconds(max_wait, "max_wait"),
+            silent_fail=_validation.flag(row.get("silent_fail", False), "silent_fail"),
+        )
+        state = GateState.from_dict(row.get("state"), row["started_at"], row["last_shown"])
+        return Gate(_validation.job_id(row["job_id"]), policy, log=self.log, state=state)
+
+    @property
+    def _cluster_id(self) -> str | None:
+        return _validation.optional_text(self._row["cluster_id"], "cluster_id")
+
     async def _hook(self) -> ImportProgressAsyncHook:
         loaded = _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
-        return loaded(self.importprog_conn_id)
+        conn_id = _validation.conn_id(self._row["importprog_conn_id"])
+        storage_conn_id = _validation.optional_text(self._row.get("storage_conn_id"), "storage_conn_id")
+        return loaded(conn_id, storage_conn_id)
 
     async def _wait(self, gate: Gate) -> Decision:
-        hook = await self._hook()
-        interval, two_phase = self.policy.poke_interval, self.policy.two_phase
-        async with hook.poller(self.job_id, self.cluster_id, interval, two_phase=two_phase) as poller:
-            while True:
-                try:
-                    job = await poller.poll(gate.waits_for)
-                except ImportSettingInvalid:
-                    raise
-                except ImportProgressException as error:
-                    error.args = (await self._redacted(str(error)),)  # which the gate logs
-                    decision = gate.failed(error)
-                else:
-                    decision = gate.answered(job)
-                if decision.verdict is not Verdict.WAIT:
-                    return replace(decision, message=await self._redacted(decision.message))
-                await poller.pause(decision.delay)
-
-    async def _redacted(self, words: str) -> str:
-        """Return what a server said without the keys of the object storage, should it have echoed them."""
-        if self.storage_conn_id is None:
-            return words
-        from airflow_provider_importprog._redaction import Redactor
-        from airflow_provider_importprog._storage import async_storage_keys
-
-        try:
-            # Here and not in the hook: all gates of a connection share its session, whatever storage they import from.
-            # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
-            keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
-            return Redactor(keys.secrets)(words)
-        except Exception as error:
-            return (
-                f"What the server said of import job {self.job_id} is not shown: it may hold keys of connection "
-                f"{self.storage_conn_id!r}, which cannot be read now ({type(error).__name__})."
-            )
+        cluster_id, hook = self._cluster_id, await self._hook()
+        interval, two_phase = gate.policy.poke_interval, gate.policy.two_phase
+        while True:
+            try:
+                async with hook.poller(gate.job_id, cluster_id, interval, two_phase=two_phase) as poller:
+                    while True:
+                        try:
+                            decision = gate.answered(await poller.poll(gate.waits_for))
+                        except ImportSettingInvalid:
+                            raise
+                        except ImportProgressException as error:
+                            decision = gate.failed(error)
+                        if decision.verdict is not Verdict.WAIT:
+                            return decision
+                        await poller.pause(decision.delay)
+            except ImportProgressException as error:
+                # A connection may be mended while a gate waits on in spite of it (silent_fail).
+                decision = gate.failed(error)
+            if decision.verdict is not Verdict.WAIT:
+                return decision
+            await asyncio.sleep(decision.delay)
 
 
 @cache

@@ -72,10 +72,12 @@ class Call:
 class Gate:
     """Drives a sensor to its end, as Airflow would, in one of the three modes."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, store: Any = None) -> None:
         self.mode = mode
         self.ti = FakeTaskInstance()
         self.context: dict[str, Any] = {"ti": self.ti, "task_instance": self.ti}
+        if store is not None:
+            self.context["task_state_store"] = store
         self.events: list[Any] = []
         self.deferred: list[Any] = []
         self.before_resume: Callable[[], Any] = lambda: None
@@ -117,6 +119,16 @@ class Gate:
                 resume_kwargs = {**(deferred.kwargs or {}), "event": event}
                 name = deferred.method_name
                 step = lambda s=resumed, n=name, k=resume_kwargs: s.resume_execution(n, k, self.context)  # noqa: E731
+
+    def defer(self, **kwargs: Any) -> Any:
+        """Run a sensor until it defers, and return that."""
+        from airflow.providers.common.compat.sdk import TaskDeferred
+
+        try:
+            self.sensor(**kwargs).execute(self.context)
+        except TaskDeferred as deferred:
+            return deferred
+        raise AssertionError("the sensor did not defer")
 
     def _reschedule(self, kwargs: dict[str, Any]) -> Any:
         from airflow.exceptions import AirflowRescheduleException

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_importprog._gate import Gate
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 
@@ -29,9 +28,9 @@ class EagerTrigger(ImportProgressTrigger):
     """Polls at once."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        gate = Gate(self.job_id, self.policy, log=self.log, started_at=self.started_at, last_shown=self.last_shown)
+        gate = self._gate()
         decision = await self._wait(gate)
-        event = {"job_id": self.job_id, "verdict": decision.verdict.value, "message": decision.message}
+        event = {"job_id": gate.job_id, "verdict": decision.verdict.value, "message": decision.message}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
 
@@ -47,7 +46,7 @@ class RacingSensor(ImportProgressSensor):
 
     def execute(self, context: Context) -> Any:
         if not VARIANTS[self.variant][0]:
-            self._defer(self._begin(context))
+            self._defer(self._begin(context), context)
         return super().execute(context)
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> Any:

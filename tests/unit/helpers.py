@@ -84,6 +84,9 @@ class Log:
     def warning(self, message: str, /, *args: Any) -> None:
         self._keep("warning", message, args)
 
+    def error(self, message: str, /, *args: Any) -> None:
+        self._keep("error", message, args)
+
     def _keep(self, level: str, message: str, args: tuple[Any, ...]) -> None:
         # As logging does: without arguments a message is not a format.
         self.lines.append((level, message % args if args else message))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_importprog import _messages
-from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
+from airflow_provider_importprog._gate import Gate, GatePolicy, GateState
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
@@ -16,26 +16,40 @@ from airflow_provider_importprog.exceptions import (
     ImportApiUnreachable,
     ImportJobUnknown,
     ImportProgressException,
+    ImportSettingInvalid,
 )
 from airflow_provider_importprog.verdict import Verdict
 from tests.unit.helpers import Clock, Log
 
 INF = float("inf")
+START = Clock().now
+WAIT = Verdict.WAIT
+UNKNOWN = ImportJobUnknown("The server has no record of import job 7.")
 
 
-class Watch:
+class Driven:
     """A gate with what surrounds it."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, state: GateState | None = None, timeout: float = INF, **policy: Any) -> None:
         self.clock, self.log = Clock(), Log()
-        self.gate = Gate("7", GatePolicy(**policy), log=self.log, clock=self.clock)
+        self.policy, self.timeout = GatePolicy(**policy), timeout
+        self._new(state)
+
+    def _new(self, state: GateState | None) -> None:
+        self.gate = Gate("7", self.policy, log=self.log, state=state, clock=self.clock, timeout=self.timeout)
+
+    def restart(self) -> None:
+        """Go on in another process, which is told what this one had seen."""
+        state = self.gate.state
+        plain = json.loads(json.dumps({"started_at": state.started_at, "state": state.to_dict()}))
+        self._new(GateState.from_dict(plain["state"], plain["started_at"]))
 
     def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
         decision = self.gate.failed(ImportApiUnreachable(message, retry_after=retry_after))
         return decision.verdict, decision.delay
 
     def unknown(self) -> tuple[Verdict, float]:
-        decision = self.gate.failed(ImportJobUnknown("The server has no record of import job 7."))
+        decision = self.gate.failed(UNKNOWN)
         return decision.verdict, decision.delay
 
     def goes_on(self, **fields: Any) -> tuple[Verdict, float]:
@@ -53,260 +67,305 @@ def file(name: str = "a.json", state: ImportState = ImportState.COMPLETED, error
     return ImportFile(name, 10, state, 100.0, error_message=error)
 
 
+def failed(name: str, error: str | None) -> ImportFile:
+    return file(name, ImportState.FAILED, error)
+
+
+DONE = ImportState.COMPLETED
+INTO = "Import job 7 into collection 'articles'"
+
+
 class TestAnswers:
-    def test_a_job_that_goes_on_is_asked_again_after_the_interval(self) -> None:
-        gate = Watch(poke_interval=12.0).gate
-        decision = gate.answered(job())
-        assert (decision.verdict, decision.delay, decision.message) == (Verdict.WAIT, 12.0, "")
+    def test_a_job_that_goes_on_is_polled_again_after_the_interval(self) -> None:
+        decision = Driven(poke_interval=12.0).gate.answered(job())
+        assert (decision.verdict, decision.delay, decision.message) == (WAIT, 12.0, "")
         assert decision.job == job()
 
-    def test_a_completed_job_opens_with_its_totals(self) -> None:
-        done = job(ImportState.COMPLETED, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000)
-        decision = Watch().gate.answered(done)
-        assert decision.verdict is Verdict.OPEN
-        assert decision.job is done
-        assert (
-            decision.message == "Import job 7 into collection 'articles' is completed: 2 files, 12,000 rows, 18.7 MB."
-        )
-
-    def test_failed_files_are_named_with_their_reasons(self) -> None:
-        files = (file(), file("b.json", ImportState.FAILED, "the dim 4 is not 8"), file("c.json", error="row 7."))
-        decision = Watch().gate.answered(job(ImportState.COMPLETED, 100, files))
-        assert decision.verdict is Verdict.FILES_FAILED
-        assert decision.message == (
-            "Import job 7 into collection 'articles' is completed, but 2 of 3 files failed. "
-            "b.json: the dim 4 is not 8. c.json: row 7. Set allow_failed_files=True to go on without them."
-        )
-
-    def test_allowed_failed_files_are_counted_out(self) -> None:
-        files = (file(), file("b.json", ImportState.FAILED, "bad"))
-        decision = Watch(allow_failed_files=True).gate.answered(job(ImportState.COMPLETED, 100, files))
-        assert decision.verdict is Verdict.OPEN
-        assert decision.message.endswith("is completed: 1 of 2 files.")
-
-    def test_a_failed_job_says_why_and_which_files_and_why(self) -> None:
-        files = (file(), file("b.json", ImportState.FAILED, "bad row"))
-        decision = Watch().gate.answered(job(ImportState.FAILED, 30, files, error_message="disk full"))
-        assert decision.verdict is Verdict.JOB_FAILED
-        assert decision.message == "Import job 7 into collection 'articles' failed: disk full. b.json: bad row."
-
-    def test_a_file_that_failed_for_the_jobs_own_reason_is_named_with_it(self) -> None:
-        files = (file("b.json", ImportState.FAILED, "row 7"),)
-        decision = Watch().gate.answered(job(ImportState.COMPLETED, 100, files, error_message="row 7"))
-        assert decision.verdict is Verdict.FILES_FAILED
-        assert "row 7" in decision.message
-
-    def test_a_reason_that_job_and_file_share_is_told_once(self) -> None:
-        files = (file("b.json", ImportState.FAILED, "row 7"),)
-        decision = Watch().gate.answered(job(ImportState.FAILED, 30, files, error_message="row 7"))
-        assert decision.message.count("row 7") == 1
-        assert "b.json" in decision.message
-
-    def test_a_failed_job_without_a_reason_says_that(self) -> None:
-        decision = Watch().gate.answered(job(ImportState.FAILED))
-        assert decision.message.endswith("failed: the server gives no reason.")
-
-    @pytest.mark.parametrize("state", [ImportState.UNCOMMITTED, ImportState.COMMITTING, ImportState.COMPLETED])
-    def test_waiting_for_uncommitted_ends_there_or_later(self, state: ImportState) -> None:
-        watch = Watch(wait_for="uncommitted")
-        assert watch.goes_on()[0] is Verdict.WAIT
-        decision = watch.gate.answered(job(state, 99))
-        assert decision.verdict is Verdict.OPEN
-        assert f"is {state}" in decision.message
-        assert not watch.log.at("warning")
+    @pytest.mark.parametrize(
+        ("answer", "policy", "verdict", "message"),
+        [
+            pytest.param(
+                job(DONE, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000),
+                {"min_rows": 12_000},
+                Verdict.OPEN,
+                f"{INTO} is completed: 2 files, 12,000 rows, 18.7 MB.",
+                id="totals",
+            ),
+            pytest.param(
+                job(DONE, 100, (file(), failed("b.json", "the dim 4 is not 8"), file("c.json", error="row 7."))),
+                {},
+                Verdict.FILES_FAILED,
+                f"{INTO} is completed, but 2 of 3 files failed. b.json: the dim 4 is not 8. c.json: row 7. Set "
+                "allow_failed_files=True to go on without them.",
+                id="failed files",
+            ),
+            pytest.param(
+                job(DONE, 100, (failed("b.json", "row 7"),), error_message="row 7"),
+                {},
+                Verdict.FILES_FAILED,
+                f"{INTO} is completed, but 1 of 1 files failed. b.json: row 7. Set allow_failed_files=True to go on "
+                "without them.",
+                id="the reason of a completed job is its file's too",
+            ),
+            pytest.param(
+                job(DONE, 100, (file(), failed("b.json", "bad"))),
+                {"allow_failed_files": True},
+                Verdict.OPEN,
+                f"{INTO} is completed: 1 of 2 files.",
+                id="failed files allowed",
+            ),
+            pytest.param(
+                job(ImportState.FAILED, 30, (file(), failed("b.json", "bad row")), error_message="disk full"),
+                {},
+                Verdict.JOB_FAILED,
+                f"{INTO} failed: disk full. b.json: bad row.",
+                id="failed job",
+            ),
+            pytest.param(
+                job(ImportState.FAILED),
+                {},
+                Verdict.JOB_FAILED,
+                f"{INTO} failed: the server gives no reason.",
+                id="failed job without a reason",
+            ),
+            pytest.param(
+                job(ImportState.FAILED, 0, (failed("b.json", "aborted by user"),), error_message="aborted by user"),
+                {},
+                Verdict.JOB_FAILED,
+                f"{INTO} did not fail by itself but was aborted: aborted by user. Its rows are dropped. To import them "
+                "after all, submit a new import job.",
+                id="aborted job",
+            ),
+            pytest.param(
+                job(DONE, 100, (file(),), imported_rows=1234),
+                {"min_rows": 1235},
+                Verdict.ROWS_MISSING,
+                f"{INTO} is completed with 1,234 rows, and min_rows is 1,235. Check the files that were imported, or "
+                "set a smaller min_rows.",
+                id="rows missing",
+            ),
+            pytest.param(
+                job(DONE, 100, (file(),)),
+                {"min_rows": 1},
+                Verdict.SETTING_INVALID,
+                f"{INTO} is completed, but min_rows=1 cannot be checked: the server counts no rows (API v1 never "
+                "does). Leave min_rows out, or set api_version v2 in the connection.",
+                id="rows that nobody counts",
+            ),
+            pytest.param(
+                job(ImportState.COMMITTING, 99),
+                {"wait_for": "uncommitted"},
+                Verdict.OPEN,
+                f"{INTO} is committing: 0 files.",
+                id="later than uncommitted",
+            ),
+        ],
+    )
+    def test_an_end_is_told_with_what_to_do(
+        self, answer: ImportJob, policy: dict[str, Any], verdict: Verdict, message: str
+    ) -> None:
+        driven = Driven(**policy)
+        decision = driven.gate.answered(answer)
+        assert (decision.verdict, decision.message) == (verdict, message)
+        assert decision.job is answer
+        assert not driven.log.lines  # whoever polled says how it ended
 
     @pytest.mark.parametrize("seen", [False, True], ids=["never seen", "seen before"])
     def test_an_unaccepted_token_ends_it_at_once_with_the_last_job(self, seen: bool) -> None:
-        watch = Watch(outage_tolerance=INF, unknown_job_grace=INF)
+        driven = Driven(outage_tolerance=INF, unknown_job_grace=INF)
         if seen:
-            watch.goes_on()
-        decision = watch.gate.failed(ImportApiUnauthorized("The server does not accept the token."))
+            driven.goes_on()
+        decision = driven.gate.failed(ImportApiUnauthorized("The server does not accept the token."))
         assert decision.verdict is Verdict.UNAUTHORIZED
         assert decision.job == (job() if seen else None)
-        assert "Import job 7 cannot be watched. The server does not accept the token. Check" in decision.message
+        assert "import job 7 cannot be read. The server does not accept the token. Check" in decision.message
 
     def test_a_gate_hands_on_the_job_that_another_one_saw_last(self) -> None:
         gate = Gate("7", GatePolicy(outage_tolerance=0), log=Log(), job=ImportJob.from_summary(job().summary()))
         assert gate.failed(ImportApiUnreachable("HTTP 503")).job == job()
 
-    def test_an_error_that_carries_no_wait_is_an_outage_too(self) -> None:
-        watch = Watch()
-        decision = watch.gate.failed(ImportApiRefused("code 1100"))
-        assert decision.verdict is Verdict.WAIT
-        watch.clock.sleep(900)
-        decision = watch.gate.failed(ImportProgressException("code 1100"))
-        assert decision.verdict is Verdict.UNREACHABLE
+    @pytest.mark.parametrize("error", [ImportApiRefused("code 1100"), ImportProgressException("code 1100")])
+    def test_an_error_that_carries_no_wait_is_an_outage_too(self, error: ImportProgressException) -> None:
+        driven = Driven()
+        assert driven.gate.failed(error).verdict is WAIT
+        driven.clock.sleep(900)
+        assert driven.gate.failed(error).verdict is Verdict.UNREACHABLE
+
+    @pytest.mark.parametrize(
+        "error", [ImportSettingInvalid("No connection."), ImportApiUnauthorized("No."), ImportApiUnreachable("Down.")]
+    )
+    def test_what_is_not_final_is_only_logged_where_that_was_asked_for(self, error: ImportProgressException) -> None:
+        assert Driven(outage_tolerance=0).gate.failed(error).verdict is not WAIT
+        driven = Driven(outage_tolerance=0, silent_fail=True)
+        decision = driven.gate.failed(error)
+        assert (decision.verdict, decision.delay) == (WAIT, 30.0)
+        (line,) = driven.log.at("error")
+        assert str(error) in line
+        assert driven.gate.answered(job(DONE)).verdict is Verdict.OPEN
+        assert driven.gate.answered(job(ImportState.FAILED)).verdict is Verdict.JOB_FAILED
 
 
 class TestUnknownJob:
-    def test_within_the_grace_it_is_asked_again_and_never_later_than_the_grace_ends(self) -> None:
-        watch = Watch(poke_interval=25.0, unknown_job_grace=60.0)
+    """The grace counts from the first answer "unknown" in a row, and takes two of them."""
+
+    def test_within_the_grace_it_is_polled_again_and_never_later_than_the_grace_ends(self) -> None:
+        driven = Driven(poke_interval=25.0, unknown_job_grace=60.0)
         seen = []
         for _ in range(4):
-            verdict, delay = watch.unknown()
+            verdict, delay = driven.unknown()
             seen.append((verdict, delay))
-            watch.clock.sleep(delay)
-        assert seen == [
-            (Verdict.WAIT, 25.0),
-            (Verdict.WAIT, 25.0),
-            (Verdict.WAIT, 10.0),
-            (Verdict.JOB_UNKNOWN, 0.0),
-        ]
+            driven.clock.sleep(delay)
+        assert seen == [(WAIT, 25.0), (WAIT, 25.0), (WAIT, 10.0), (Verdict.JOB_UNKNOWN, 0.0)]
 
-    def test_without_grace_it_fails_at_once(self) -> None:
-        assert Watch(unknown_job_grace=0.0).unknown() == (Verdict.JOB_UNKNOWN, 0.0)
+    @pytest.mark.parametrize(("interval", "delay"), [(30.0, 5.0), (1.0, 1.0)])
+    def test_without_grace_it_takes_two_answers_all_the_same(self, interval: float, delay: float) -> None:
+        driven = Driven(unknown_job_grace=0.0, poke_interval=interval)
+        assert driven.unknown() == (WAIT, delay)
+        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+
+    @pytest.mark.parametrize("before", ["nothing", "a good answer", "an outage"])
+    def test_it_counts_from_the_first_such_answer_however_late_that_comes(self, before: str) -> None:
+        driven = Driven(poke_interval=300.0, unknown_job_grace=60.0)
+        if before != "nothing":
+            (driven.goes_on if before == "a good answer" else driven.down)()
+        driven.clock.sleep(3000)
+        assert driven.unknown() == (WAIT, 60.0)
+        driven.clock.sleep(59)
+        assert driven.unknown()[0] is WAIT
+        driven.clock.sleep(1)
+        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+
+    @pytest.mark.parametrize("between", ["restart", "down", "both"])
+    def test_a_restart_and_an_outage_do_not_begin_the_row_anew(self, between: str) -> None:
+        driven = Driven(unknown_job_grace=60.0)
+        driven.unknown()
+        driven.clock.sleep(30)
+        if between != "restart":
+            driven.down()
+        if between != "down":
+            driven.restart()
+        driven.clock.sleep(30)
+        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+
+    def test_a_good_answer_begins_it_anew_and_the_job_is_handed_on(self) -> None:
+        driven = Driven(unknown_job_grace=60.0)
+        driven.unknown()
+        driven.clock.sleep(59)
+        driven.goes_on()
+        driven.clock.sleep(59)
+        assert driven.unknown()[0] is WAIT
+        driven.clock.sleep(60)
+        decision = driven.gate.failed(UNKNOWN)
+        assert (decision.verdict, decision.job) == (Verdict.JOB_UNKNOWN, job())
+        assert decision.message.startswith("The server has no record of import job 7. ")
+        assert "48 hours from 2.6.24 and 3.0.2, and for 3 hours before" in decision.message
+        assert "How the import ended is not known: check the collection" in decision.message
 
     def test_with_endless_grace_it_waits_on(self) -> None:
-        watch = Watch(unknown_job_grace=INF, poke_interval=30.0)
-        watch.clock.sleep(10**9)
-        assert watch.unknown() == (Verdict.WAIT, 30.0)
-
-    def test_the_message_says_that_the_end_of_the_import_is_not_known(self) -> None:
-        gate = Watch(unknown_job_grace=0.0).gate
-        decision = gate.failed(ImportJobUnknown("The server has no record of import job 7."))
-        assert decision.message.startswith("The server has no record of import job 7. ")
-        assert "expired" in decision.message
-        assert "How the import ended is not known" in decision.message
-        assert decision.job is None
-
-    def test_a_job_that_was_known_gets_the_grace_anew_and_is_handed_on(self) -> None:
-        watch = Watch(poke_interval=30.0, unknown_job_grace=60.0)
-        watch.clock.sleep(1000)
-        watch.goes_on()
-        watch.clock.sleep(59)
-        verdict, delay = watch.unknown()
-        assert verdict is Verdict.WAIT
-        assert delay == pytest.approx(1.0)
-        watch.clock.sleep(1)
-        decision = watch.gate.failed(ImportJobUnknown("no record"))
-        assert decision.verdict is Verdict.JOB_UNKNOWN
-        assert decision.job == job()
-
-    def test_the_grace_counts_from_the_gates_start_in_an_earlier_process(self) -> None:
-        clock = Clock()
-        gate = Gate("7", GatePolicy(unknown_job_grace=60.0), log=Log(), clock=clock, started_at=clock() - 61)
-        assert gate.waited == 61
-        assert gate.failed(ImportJobUnknown("no record")).verdict is Verdict.JOB_UNKNOWN
+        driven = Driven(unknown_job_grace=INF)
+        driven.unknown()
+        driven.clock.sleep(10**9)
+        assert driven.unknown() == (WAIT, 30.0)
 
     def test_it_is_logged_once_in_a_row_and_the_servers_words_are_no_format(self) -> None:
-        watch = Watch()
+        driven = Driven()
         for _ in range(3):
-            watch.gate.failed(ImportJobUnknown("100 %s of nothing."))
-            watch.clock.sleep(10)
-        watch.goes_on()
-        watch.gate.failed(ImportJobUnknown("100 %s of nothing."))
-        line = "100 %s of nothing. It may have been submitted a moment ago: waiting for it."
-        assert watch.log.text == [line, "Import job 7: importing, 50 %", line]
+            driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
+            driven.clock.sleep(10)
+        driven.goes_on()
+        driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
+        line = "100 %s of nothing. It may have been submitted just now: waiting for it."
+        assert driven.log.text == [line, "Import job 7: importing, 50 %", line]
 
 
 class TestOutage:
     def test_without_tolerance_the_first_error_ends_it(self) -> None:
-        watch = Watch(outage_tolerance=0.0)
-        decision = watch.gate.failed(ImportApiUnreachable("HTTP 503"))
+        driven = Driven(outage_tolerance=0.0)
+        decision = driven.gate.failed(ImportApiUnreachable("HTTP 503"))
         assert decision.verdict is Verdict.UNREACHABLE
         assert decision.message == (
             "No good answer about import job 7 for 0 s (outage_tolerance is 0 s). The import itself may well go on. "
             "The last cause: HTTP 503"
         )
-        assert not watch.log.lines
+        assert not driven.log.lines
 
+    @pytest.mark.parametrize("restart", [False, True])
     @pytest.mark.parametrize(
-        ("after", "verdict"), [(899.9, Verdict.WAIT), (900.0, Verdict.UNREACHABLE), (900.1, Verdict.UNREACHABLE)]
+        ("after", "verdict"), [(899.9, WAIT), (900.0, Verdict.UNREACHABLE), (900.1, Verdict.UNREACHABLE)]
     )
-    def test_it_ends_exactly_at_the_tolerance(self, after: float, verdict: Verdict) -> None:
-        watch = Watch(outage_tolerance=900.0)
-        watch.down()
-        watch.clock.sleep(after)
-        assert watch.down()[0] is verdict
+    def test_it_ends_exactly_at_the_tolerance(self, after: float, verdict: Verdict, restart: bool) -> None:
+        driven = Driven(outage_tolerance=900.0)
+        driven.clock.sleep(5000)
+        driven.down()
+        if restart:
+            driven.restart()
+        driven.clock.sleep(after)
+        assert driven.down()[0] is verdict
 
-    def test_endless_tolerance_waits_on_with_a_finite_delay(self) -> None:
-        watch = Watch(outage_tolerance=INF)
-        for _ in range(2000):
-            verdict, delay = watch.down()
-            assert verdict is Verdict.WAIT
-            assert 30 <= delay <= 375
-            watch.clock.sleep(delay)
-
-    def test_the_back_off_doubles_up_to_five_minutes_with_a_quarter_of_jitter(self) -> None:
-        watch = Watch(outage_tolerance=INF, poke_interval=30.0)
-        for base in (30, 60, 120, 240, 300, 300, 300):
-            _, delay = watch.down()
-            assert base <= delay <= base * 1.25
+    @pytest.mark.parametrize("interval", [0.0, 30.0, 301.0, 3600.0])
+    def test_the_back_off_doubles_up_to_five_minutes_with_a_quarter_of_jitter(self, interval: float) -> None:
+        driven = Driven(outage_tolerance=INF, poke_interval=interval)
+        base = max(interval, 0.1)
+        for count in range(2000):
+            verdict, delay = driven.down()
+            driven.clock.sleep(delay)
+            expected = min(base * 2.0 ** min(count, 99), max(300.0, base))
+            assert (verdict, expected <= delay <= expected * 1.25) == (WAIT, True)
 
     def test_gates_that_lost_the_server_together_come_back_apart(self) -> None:
-        assert len({Watch().down()[1] for _ in range(20)}) > 10
-
-    @pytest.mark.parametrize("interval", [301.0, 3600.0])
-    def test_the_back_off_is_never_shorter_than_a_long_interval(self, interval: float) -> None:
-        watch = Watch(outage_tolerance=INF, poke_interval=interval)
-        for _ in range(3):
-            assert interval <= watch.down()[1] <= interval * 1.25
-
-    def test_an_interval_of_zero_backs_off_all_the_same(self) -> None:
-        watch = Watch(outage_tolerance=INF, poke_interval=0.0)
-        delays = [watch.down()[1] for _ in range(12)]
-        assert delays[0] >= 0.1
-        assert delays[11] >= 0.1 * 2**11
+        assert len({Driven().down()[1] for _ in range(20)}) > 10
 
     def test_the_server_may_ask_for_a_longer_wait_and_not_for_a_shorter_one(self) -> None:
-        watch = Watch(outage_tolerance=INF, poke_interval=30.0)
-        assert watch.down(retry_after=200.0) == (Verdict.WAIT, 200.0)
-        verdict, delay = watch.down(retry_after=1.0)
-        assert (verdict, delay >= 60) == (Verdict.WAIT, True)
+        driven = Driven(outage_tolerance=INF, poke_interval=30.0)
+        assert driven.down(retry_after=200.0) == (WAIT, 200.0)
+        verdict, delay = driven.down(retry_after=1.0)
+        assert (verdict, delay >= 60) == (WAIT, True)
 
-    def test_no_delay_reaches_past_the_tolerance(self) -> None:
-        watch = Watch(outage_tolerance=100.0, poke_interval=30.0)
-        assert watch.down(retry_after=5000.0) == (Verdict.WAIT, 100.0)
-        watch.clock.sleep(90)
-        assert watch.down()[1] == pytest.approx(10.0)
-        watch.clock.sleep(10)
-        assert watch.down()[0] is Verdict.UNREACHABLE
+    @pytest.mark.parametrize("limit", [{"outage_tolerance": 100.0}, {"timeout": 100.0, "outage_tolerance": INF}])
+    def test_no_delay_reaches_past_the_tolerance_or_the_timeout(self, limit: dict[str, float]) -> None:
+        driven = Driven(poke_interval=30.0, **limit)
+        assert driven.down(retry_after=5000.0) == (WAIT, 100.0)
+        assert driven.log.at("warning")[0].endswith("Asking again in 1 min 40 s.")
+        driven.clock.sleep(90)
+        assert driven.down()[1] == pytest.approx(10.0)
 
-    def test_a_good_answer_ends_it_and_the_next_one_begins_anew(self) -> None:
-        watch = Watch(outage_tolerance=100.0, poke_interval=10.0)
+    @pytest.mark.parametrize("answer", ["a good one", "unknown"])
+    def test_an_answer_ends_it_and_the_next_one_begins_anew(self, answer: str) -> None:
+        driven = Driven(outage_tolerance=100.0, poke_interval=10.0, unknown_job_grace=INF)
         for _ in range(3):
-            watch.down()
-        watch.clock.sleep(99)
-        watch.goes_on()
-        watch.clock.sleep(99)
-        verdict, delay = watch.down()
-        assert verdict is Verdict.WAIT
+            driven.down()
+        driven.clock.sleep(99)
+        (driven.unknown if answer == "unknown" else driven.goes_on)()
+        assert driven.log.at("info")[0] == "The server answers again, after 1 min 39 s."
+        driven.clock.sleep(99)
+        verdict, delay = driven.down()
+        assert verdict is WAIT
         assert 10 <= delay <= 12.5
-        watch.clock.sleep(99)
-        assert watch.down()[0] is Verdict.WAIT
-        watch.clock.sleep(1)
-        assert watch.down()[0] is Verdict.UNREACHABLE
-
-    def test_an_unknown_job_is_an_answer_too_and_ends_it(self) -> None:
-        watch = Watch(outage_tolerance=100.0, unknown_job_grace=INF)
-        watch.down()
-        watch.clock.sleep(99)
-        watch.unknown()
-        watch.clock.sleep(99)
-        assert watch.down()[0] is Verdict.WAIT
-        assert watch.log.at("info")[0] == "The server answers again, after 1 min 39 s."
+        driven.clock.sleep(99)
+        assert driven.down()[0] is WAIT
+        driven.clock.sleep(1)
+        assert driven.down()[0] is Verdict.UNREACHABLE
 
     def test_it_fails_with_the_last_cause_and_the_job_as_last_seen(self) -> None:
-        watch = Watch(outage_tolerance=60.0)
-        watch.goes_on()
-        watch.down("connection refused")
-        watch.clock.sleep(60)
-        decision = watch.gate.failed(ImportApiUnreachable("HTTP 502"))
+        driven = Driven(outage_tolerance=60.0)
+        driven.goes_on()
+        driven.down("connection refused")
+        driven.clock.sleep(60)
+        decision = driven.gate.failed(ImportApiUnreachable("HTTP 502"))
         assert decision.job == job()
         assert "for 1 min (outage_tolerance is 1 min)" in decision.message
         assert decision.message.endswith("The last cause: HTTP 502")
         assert "refused" not in decision.message
 
     def test_each_failure_and_the_recovery_are_logged(self) -> None:
-        watch = Watch(outage_tolerance=100.0, poke_interval=200.0)
-        watch.down("HTTP 503 in 100 %s of cases.")
-        watch.clock.sleep(60)
-        watch.down("timed out.")
-        watch.clock.sleep(30)
-        watch.goes_on()
-        watch.clock.sleep(30)
-        watch.goes_on()
-        assert watch.log.lines == [
+        driven = Driven(outage_tolerance=100.0, poke_interval=200.0)
+        driven.down("HTTP 503 in 100 %s of cases.")
+        driven.clock.sleep(60)
+        driven.down("timed out.")
+        driven.clock.sleep(30)
+        driven.goes_on()
+        driven.goes_on()
+        assert driven.log.lines == [
             ("warning", "No good answer about import job 7: HTTP 503 in 100 %s of cases. Asking again in 1 min 40 s."),
             ("warning", "No good answer about import job 7: timed out. Asking again in 40 s."),
             ("info", "The server answers again, after 1 min 30 s."),
@@ -314,14 +373,84 @@ class TestOutage:
         ]
 
 
+class TestTime:
+    def test_exponential_backoff_waits_as_long_again_as_was_waited(self) -> None:
+        driven = Driven(exponential_backoff=True, max_wait=100.0, poke_interval=10.0)
+        delays = []
+        for _ in range(6):
+            delays.append(driven.goes_on()[1])
+            driven.clock.sleep(delays[-1])
+            driven.restart()
+        assert delays == [10, 20, 40, 80, 100, 100]
+        assert driven.down()[1] <= 100
+
+    @pytest.mark.parametrize(
+        ("asked", "since", "left"), [("good", 0, 30), ("good", 12, 18), ("good", 31, 0), ("busy", 12, 188)]
+    )
+    def test_the_next_process_sleeps_what_is_left(self, asked: str, since: float, left: float) -> None:
+        """A triggerer that starts anew every few seconds would never poll otherwise."""
+        driven = Driven(poke_interval=30.0)
+        driven.clock.sleep(5)
+        driven.down(retry_after=200.0) if asked == "busy" else driven.goes_on()
+        driven.clock.sleep(since)
+        driven.restart()
+        assert driven.gate.next_poll_in == left
+
+    def test_a_row_of_release_0_1_0_says_when_the_gate_started_and_no_more(self) -> None:
+        driven = Driven(GateState(START - 12))
+        assert driven.gate.next_poll_in == 18.0
+
+    def test_a_clock_that_was_set_back_breaks_nothing(self) -> None:
+        driven = Driven(timeout=1000.0, unknown_job_grace=60.0, stall_warning=60.0)
+        driven.goes_on()
+        driven.unknown()
+        driven.clock.sleep(-3600)
+        driven.restart()
+        assert (driven.gate.waited, driven.gate.time_left, driven.gate.next_poll_in) == (0, 1000, 30)
+        driven.clock.sleep(60)
+        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+
+
+class TestState:
+    def test_what_0_1_0_did_not_know_is_left_out_where_it_says_nothing_new(self) -> None:
+        driven = Driven()
+        driven.clock.sleep(0.9)
+        driven.goes_on()
+        assert driven.gate.state.to_dict() == {"last_shown": ["importing", 50, 0, None]}
+        driven.clock.sleep(1)
+        driven.goes_on()
+        assert set(driven.gate.state.to_dict()) == {"last_shown", "asked_at"}
+
+    def test_it_survives_json(self) -> None:
+        driven = Driven(stall_warning=1.0)
+        driven.clock.sleep(100)
+        driven.goes_on(imported_rows=3)
+        driven.clock.sleep(100)
+        driven.goes_on(imported_rows=3)
+        driven.unknown()
+        driven.down()
+        state = driven.gate.state
+        assert {"started_at", *state.to_dict()} == set(vars(state))
+        assert GateState.from_dict(json.loads(json.dumps(state.to_dict())), START) == state
+
+    @pytest.mark.parametrize(
+        "value", ["x", None, float("nan"), float("inf"), [], {}, [1], ["x", 1, 2], ["x", -1, 0, 0]]
+    )
+    def test_what_cannot_be_read_is_left_out(self, value: Any) -> None:
+        plain = dict.fromkeys(vars(GateState(0)), value) | {"newer": 1}
+        assert GateState.from_dict(plain, START, value) == GateState(START)
+        assert GateState.from_dict(value, value).started_at > START
+
+
 class TestLog:
     def test_it_announces_what_it_waits_for(self) -> None:
-        watch = Watch(wait_for="uncommitted", poke_interval=90.0)
-        watch.gate.announce()
-        assert watch.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
+        driven = Driven(wait_for="uncommitted", poke_interval=90.0)
+        driven.gate.announce()
+        Driven(exponential_backoff=True).gate.announce()
+        assert driven.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
 
-    def test_there_is_one_line_for_each_move_and_none_for_a_poll_without_one(self) -> None:
-        watch = Watch()
+    def test_there_is_one_line_for_each_change_and_none_for_a_poll_without_one(self) -> None:
+        driven = Driven()
         ongoing = file("b", ImportState.IMPORTING)
         polls: list[dict[str, Any]] = [
             {"state": ImportState.PENDING, "progress": 0.0},
@@ -334,9 +463,9 @@ class TestLog:
             {"progress": 10.4, "files": (file(), file("b")), "imported_rows": 500, "total_rows": 20_000},
         ]
         for poll in polls:
-            watch.goes_on(**poll)
-            watch.clock.sleep(60)
-        assert watch.log.text == [
+            driven.goes_on(**poll)
+            driven.clock.sleep(60)
+        assert driven.log.text == [
             "Import job 7: pending, 0 %",
             "Import job 7: importing, 0 %",
             "Import job 7: importing, 10 %, 1 of 2 files done, about 27 min left",
@@ -345,105 +474,91 @@ class TestLog:
         ]
 
     def test_the_time_left_follows_from_the_rate_since_the_first_answer(self) -> None:
-        watch = Watch()
-        watch.goes_on(progress=20.0)
-        watch.clock.sleep(100)
-        watch.goes_on(progress=60.0)
-        watch.clock.sleep(100)
-        watch.goes_on(progress=10.0)
-        assert watch.log.text == [
+        driven = Driven()
+        for progress in (20.0, 60.0, 10.0):
+            driven.goes_on(progress=progress)
+            driven.clock.sleep(100)
+        assert driven.log.text == [
             "Import job 7: importing, 20 %",
             "Import job 7: importing, 60 %, about 1 min 40 s left",
             "Import job 7: importing, 10 %",
         ]
 
     def test_an_uncommitted_job_is_warned_of_once(self) -> None:
-        watch = Watch()
-        for progress in (99.0, 99.0, 99.0):
-            assert watch.goes_on(state=ImportState.UNCOMMITTED, progress=progress) == (Verdict.WAIT, 30.0)
-        watch.down()
-        watch.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, imported_rows=7)
-        watch.goes_on(state=ImportState.COMMITTING, progress=99.0)
-        warning, outage = watch.log.at("warning")
+        driven = Driven(stall_warning=60.0)
+        for _ in range(3):
+            assert driven.goes_on(state=ImportState.UNCOMMITTED, progress=99.0) == (WAIT, 30.0)
+            driven.clock.sleep(100)
+        driven.unknown()
+        driven.restart()
+        driven.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, imported_rows=7)
+        driven.goes_on(state=ImportState.COMMITTING, progress=99.0)
+        (warning,) = driven.log.at("warning")
         assert warning.startswith("Import job 7 is uncommitted")
         assert "until somebody commits" in warning
-        assert outage.startswith("No good answer")
-
-    def test_an_uncommitted_job_that_was_not_known_for_a_while_is_not_warned_of_again(self) -> None:
-        watch = Watch()
-        watch.goes_on(state=ImportState.UNCOMMITTED, progress=99.0)
-        watch.unknown()
-        watch.goes_on(state=ImportState.UNCOMMITTED, progress=99.0)
-        assert len(watch.log.at("warning")) == 1
 
     def test_another_process_goes_on_where_the_log_left_off(self) -> None:
-        here, there = Watch(), Watch()
-        here.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),))
-        there.gate = Gate("7", GatePolicy(), log=there.log, last_shown=json.loads(json.dumps(here.gate.last_shown)))
-        there.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),))
-        assert not there.log.lines
-        there.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, files=(file(),), imported_rows=7)
-        assert there.log.text == ["Import job 7: uncommitted, 99 %, 1 of 1 file done, 7 rows"]
+        driven = Driven()
+        driven.goes_on(files=(file(),))
+        driven.restart()
+        driven.goes_on(files=(file(),))
+        driven.goes_on()  # a list of jobs shows no files
+        driven.goes_on(files=(file(),), imported_rows=7)
+        assert driven.log.text == [
+            "Import job 7: importing, 50 %, 1 of 1 file done",
+            "Import job 7: importing, 50 %, 1 of 1 file done, 7 rows",
+        ]
 
-    def test_the_end_is_left_to_be_logged_by_whoever_asked(self) -> None:
-        watch = Watch()
-        watch.gate.answered(job(ImportState.COMPLETED, 100))
-        assert not watch.log.lines
+
+class TestStall:
+    def stall(self, seconds: float, restart: bool = False, **policy: Any) -> Driven:
+        driven = Driven(**policy)
+        driven.goes_on(progress=10.0)
+        driven.clock.sleep(50)
+        driven.goes_on(progress=40.0)
+        for _ in range(3):
+            driven.clock.sleep(seconds / 3)
+            if restart:
+                driven.restart()
+            driven.goes_on(progress=40.2)
+        return driven
+
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_it_is_warned_of_once_with_since_when_and_what_to_check(self, restart: bool) -> None:
+        driven = self.stall(1800, restart)
+        driven.clock.sleep(9000)
+        driven.goes_on(progress=40.0)
+        (warning,) = driven.log.at("warning")
+        assert warning.startswith(
+            "Import job 7 has made no progress since 2023-11-14 22:14:10 UTC, for 30 min (importing, 40 %). Check"
+        )
+        driven.goes_on(progress=41.0)
+        driven.clock.sleep(1800)
+        driven.goes_on(progress=41.0)
+        assert len(driven.log.at("warning")) == 2
+
+    @pytest.mark.parametrize(("seconds", "after"), [(1790, 1800.0), (10**6, 0.0)])
+    def test_not_before_its_time_and_never_where_it_is_0(self, seconds: float, after: float) -> None:
+        assert not self.stall(seconds, stall_warning=after).log.at("warning")
 
 
 HUGE = "the dim of field vector is 4 and should be 8; " * 3000
-MANY = 10_000
 
 
-def event_size(decision: Decision) -> int:
-    """Return the bytes of the event that the trigger makes of a decision."""
-    message = _messages.brief(decision.message, 2000)
-    return len(json.dumps({"job_id": "7", "verdict": decision.verdict.value, "message": message}))
-
-
-def broken(name: str, reason: str | None) -> tuple[ImportFile, ...]:
-    return tuple(file(f"{name}{n}.json", ImportState.FAILED, reason) for n in range(MANY))
-
-
-class TestSize:
-    @pytest.mark.parametrize("state", [ImportState.COMPLETED, ImportState.FAILED])
-    def test_of_very_many_failed_files_the_first_are_named_and_the_rest_counted(self, state: ImportState) -> None:
-        decision = Watch().gate.answered(job(state, 100, broken("f", "row 7")))
-        assert " f0.json: row 7." in decision.message
-        assert " f9.json: row 7. And 9,990 more files." in decision.message
-        assert "f10.json" not in decision.message
-        assert event_size(decision) < 1000
-        assert decision.job is not None
-        assert len(decision.job.files) == MANY
-
-    def test_a_huge_reason_is_cut(self) -> None:
-        decision = Watch().gate.answered(job(ImportState.FAILED, error_message=HUGE))
-        assert HUGE[:500] in decision.message
-        assert "…" in decision.message
-        assert event_size(decision) < 4096
-
-    def test_a_long_file_name_keeps_its_end(self) -> None:
-        files = (file("bucket/" * 1000 + "last.json", ImportState.FAILED, "row 7"),)
-        decision = Watch().gate.answered(job(ImportState.FAILED, files=files))
-        assert "bucket/last.json: row 7." in decision.message
-        assert event_size(decision) < 4096
-
-    @pytest.mark.parametrize(
-        ("state", "prefix", "reason", "collection"),
-        [
-            pytest.param(ImportState.COMPLETED, "f", HUGE, "c", id="huge reasons of files"),
-            pytest.param(ImportState.FAILED, "f", HUGE, "c", id="huge reasons of the job and its files"),
-            pytest.param(ImportState.FAILED, "bucket/" * 100, HUGE, "c", id="long names too"),
-            pytest.param(ImportState.FAILED, "桶/" * 100, "维度不匹配" * 100, "c", id="in Chinese"),
-            pytest.param(ImportState.COMPLETED, "f", "x", "c" * 100_000, id="endless collection"),
-        ],
-    )
-    def test_an_event_stays_small_whatever_the_job_says(
-        self, state: ImportState, prefix: str, reason: str, collection: str
-    ) -> None:
-        huge = ImportJob("7", collection, state, 50.0, files=broken(prefix, reason), error_message=f"{reason}!")
-        decision = Watch().gate.answered(huge)
-        assert event_size(decision) < 2100
-        # What the log and the exception hold.
-        size = len(decision.message)
-        assert size < 8000
+@pytest.mark.parametrize("state", [ImportState.COMPLETED, ImportState.FAILED])
+@pytest.mark.parametrize(
+    ("prefix", "reason", "collection"),
+    [("f", "row 7", "c"), ("f", HUGE, "c"), ("桶/" * 100, "维度不匹配" * 100, "c"), ("f", "x", "c" * 100_000)],
+    ids=["many files", "huge reasons", "in Chinese", "endless collection"],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_event_stays_small_whatever_the_job_says(
+    state: ImportState, prefix: str, reason: str, collection: str, shared: bool
+) -> None:
+    files = tuple(failed(f"{prefix}{number}.json", reason) for number in range(10_000))
+    huge = ImportJob("7", collection, state, 50.0, files=files, error_message=reason if shared else f"{reason}!")
+    decision = Driven().gate.answered(huge)
+    assert len(decision.message) < 8000  # what the log and the exception hold
+    assert len(json.dumps(_messages.brief(decision.message, 2000))) < 2100
+    assert decision.job is not None
+    assert len(decision.job.files) == 10_000

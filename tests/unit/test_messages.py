@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -114,22 +115,89 @@ def test_a_reason_is_a_sentence(said: str | None, words: str) -> None:
     assert _messages.reason(said) == words
 
 
-@pytest.mark.parametrize(("failed", "named", "rest"), [(1, 1, ""), (10, 10, ""), (11, 10, " And 1 more file")])
-def test_only_the_first_failed_files_are_named(failed: int, named: int, rest: str) -> None:
-    words = _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, *[BAD] * failed)))
-    assert words.count(" a.json: row 7.") == named
-    assert ("And" in words) is bool(rest)
-    assert rest in words
+def words_of(state: ImportState, why: str | None, *files: tuple[str, str | None]) -> str:
+    """Return what is said of the files of a job, each a name and a reason; "ok" for a file that was imported."""
+    every = tuple(
+        ImportFile(name, None, ImportState.COMPLETED, 100.0)
+        if error == "ok"
+        else ImportFile(name, None, ImportState.FAILED, 0.0, error_message=error)
+        for name, error in files
+    )
+    return _messages.failed_files(ImportJob("1", "c", state, 0.0, error_message=why, files=every))
 
 
-def test_without_failed_files_there_is_nothing_to_say() -> None:
-    assert _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(DONE, ONGOING))) == ""
+WHY = "the file b/1.json has a row of dimension 4"
 
 
-@pytest.mark.parametrize("told", [None, "another", "row 7"])
-def test_a_reason_that_was_told_before_is_not_told_again(told: str | None) -> None:
-    words = _messages.failed_files(ImportJob("1", "c", ImportState.FAILED, 0.0, files=(BAD,)), told)
-    assert words == (" The file: a.json." if told == "row 7" else " a.json: row 7.")
+@pytest.mark.parametrize(
+    ("why", "files", "words"),
+    [
+        (WHY, [], ""),
+        (WHY, [("a.json", "ok")], ""),
+        (WHY, [("a.json", "row 7")], " a.json: row 7."),
+        (WHY, [("[x/b/1.json]", WHY)], " The file: [x/b/1.json]."),
+        (None, [("a.json", None)], " The file: a.json."),
+        ("disk full", [("a.json", "disk full")], " The file: a.json."),
+        (WHY, [("b/1.json", WHY), ("a/1.json", WHY)], " The file: b/1.json. The other 1 file was not judged."),
+        (WHY, [("b/11.json", WHY), ("1.json.gz", WHY), ("1.json", WHY)],
+         " The file: 1.json. The other 2 files were not judged."),
+        (WHY, [("bucket/b/1.json", WHY), ("b/2.json", WHY)],
+         " The file: bucket/b/1.json. The other 1 file was not judged."),
+        ("bad v.npy", [("[a/id.npy a/v.npy]", "bad v.npy"), ("[b/id.npy b/v.npy]", "bad v.npy")],
+         " The files: [a/id.npy a/v.npy], [b/id.npy b/v.npy]."),
+        ("disk full", [("a.json", "disk full"), ("b.json", "disk full")],
+         " The reason names none of its 2 files, and they were not judged one by one."),
+        (WHY, [("a.json", "row 7"), ("b/1.json", WHY), ("c.json", "ok")], " a.json: row 7. The file: b/1.json."),
+        ("all", [("a.json", "row 7")] * 12, " a.json: row 7." * 10 + " And 2 more files."),
+        ("a.json", [("a.json", "a.json")] * 12, f" The files: {', '.join(['a.json'] * 10)}, and 2 more."),
+        (WHY, [("x" * 300 + "last.json", "row 7")], f" …{'x' * 191}last.json: row 7."),
+    ],
+)  # fmt: skip
+def test_of_a_failed_job_the_reason_is_told_once_and_the_file_that_it_names(
+    why: str | None, files: list[tuple[str, str | None]], words: str
+) -> None:
+    assert words_of(ImportState.FAILED, why, *files) == words
+
+
+def test_of_a_completed_job_each_failed_file_has_its_own_reason() -> None:
+    assert words_of(ImportState.COMPLETED, "row 7", ("a.json", "row 7"), ("b", "ok")) == " a.json: row 7."
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"imported_rows": 5, "total_rows": 5, "files": (DONE,)}, ""),
+        ({"files": (DONE,)}, ""),
+        ({"imported_rows": 6, "total_rows": 5, "files": (DONE,)}, ""),
+        ({"imported_rows": 4, "total_rows": 5, "files": ()},
+         "4 of the 5 rows that it announced were imported and the server shows no file of it"),
+        ({"files": (DONE, ONGOING)}, "1 of its 2 files is completed"),
+        ({"files": (DONE, BAD)}, "1 of its 2 files is completed"),
+        ({"state": ImportState.UNCOMMITTED, "imported_rows": 4, "total_rows": 5}, ""),
+    ],
+)  # fmt: skip
+def test_a_completed_job_may_differ_from_what_it_announced(job: dict[str, Any], words: str) -> None:
+    fields = {"state": ImportState.COMPLETED, **job}
+    assert _messages.shortfalls(ImportJob("1", "c", progress=100.0, **fields)) == words
+
+
+@pytest.mark.parametrize(
+    ("reason", "aborted"), [(None, False), ("row 7", False), ("aborted by user", True), ("Aborted by user: x.", True)]
+)
+def test_an_aborted_job_is_told_by_its_reason(reason: str | None, aborted: bool) -> None:
+    assert _messages.aborted(reason) is aborted
+
+
+@pytest.mark.parametrize(
+    ("abort", "error", "words"),
+    [
+        (False, None, "The task was ended. Import job 7 goes on."),
+        (True, None, "The task was ended, and import job 7 is aborted: its rows are dropped."),
+        (True, "HTTP 503.", "The task was ended, but import job 7 was not aborted. HTTP 503."),
+    ],
+)
+def test_the_end_of_a_task_says_what_becomes_of_the_job(abort: bool, error: str | None, words: str) -> None:
+    assert _messages.task_ended("7", abort, error) == words
 
 
 @pytest.mark.parametrize("words", ["", "short", "x" * 98, "ü" * 16], ids=["empty", "short", "just fits", "ü"])

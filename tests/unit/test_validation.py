@@ -86,6 +86,17 @@ def test_and_nothing_that_only_counts_as_one(value: Any) -> None:
         _validation.flag(value, "deferrable")
 
 
+@pytest.mark.parametrize("value", [None, 0, 1000])
+def test_a_number_of_rows_is_whole_or_none(value: Any) -> None:
+    assert _validation.min_rows(value) == value
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.0, "5", [5]])
+def test_anything_else_is_no_number_of_rows(value: Any) -> None:
+    with pytest.raises(ImportSettingInvalid, match=r"^min_rows must be a whole number, 0 or more, or None, not "):
+        _validation.min_rows(value)
+
+
 @pytest.mark.parametrize("value", ["completed", "uncommitted"])
 def test_a_gate_waits_for_one_of_two_states(value: str) -> None:
     assert _validation.wait_for(value) == value

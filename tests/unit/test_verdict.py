@@ -65,6 +65,29 @@ def test_once_there_the_files_decide(
     assert decide(state, *files, wait_for=wait_for, allow=allow) is verdict
 
 
+@pytest.mark.parametrize(
+    ("rows", "least", "verdict"),
+    [
+        (5, None, Verdict.OPEN),
+        (5, 5, Verdict.OPEN),
+        (5, 6, Verdict.ROWS_MISSING),
+        (0, 0, Verdict.OPEN),
+        (0, 1, Verdict.ROWS_MISSING),
+        (None, None, Verdict.OPEN),
+        (None, 0, Verdict.SETTING_INVALID),
+    ],
+)
+def test_too_few_rows_keep_a_gate_closed_that_would_open(rows: int | None, least: int | None, verdict: Verdict) -> None:
+    def judged(state: ImportState, *files: ImportFile) -> Verdict:
+        job = ImportJob("1", "c", state, 50.0, imported_rows=rows, files=files)
+        return judge(job, wait_for="completed", allow_failed_files=False, min_rows=least)
+
+    assert judged(ImportState.COMPLETED, GOOD) is verdict
+    assert judged(ImportState.COMPLETED, FAILED) is Verdict.FILES_FAILED
+    assert judged(ImportState.IMPORTING) is Verdict.WAIT
+    assert judged(ImportState.FAILED) is Verdict.JOB_FAILED
+
+
 def test_a_verdict_is_its_word() -> None:
     assert {str(verdict) for verdict in Verdict} == {
         "wait",
