@@ -31,6 +31,7 @@ from airflow_provider_importprog.api.errors import (
     NotPermitted,
     UnexpectedAnswer,
 )
+from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound
 
 if TYPE_CHECKING:
@@ -160,6 +161,15 @@ class ImportProgressHook(BaseHook):
             idempotency_key=idempotency_key,
         )
         return self._carry(lambda api: api.create_import_job(new, cluster_id))
+
+    def create(self, new: NewImportJob, cluster_id: str | None = None) -> str:
+        """Submit an import job that is checked already, and return its id."""
+        return self._carry(lambda api: api.create_import_job(new, cluster_id))
+
+    @property
+    def server(self) -> str:
+        """The server's base URL and the database: where this connection imports."""
+        return f"{self._settings.base_url} {self._settings.address.db_name or ''}"
 
     def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """Make the rows of an uncommitted import job visible. Milvus 3.0 and later.
