@@ -267,9 +267,7 @@ class TestV1:
         assert not self.imports.creates
 
     @pytest.mark.parametrize("kept", [True, False])
-    @pytest.mark.parametrize("state", ["Completed", "Importing"])
-    def test_a_lost_worker(self, kept: bool, state: str) -> None:
-        self.imports.state = state
+    def test_a_lost_worker(self, kept: bool) -> None:
         self.imports.rename = lambda path: path.removeprefix("https://bucket.s3.amazonaws.com/")
         task = Task(store=Store() if kept else None)
         what = {"files": None, "object_urls": ["https://bucket.s3.amazonaws.com/1af7/1.parquet"]}
@@ -286,27 +284,19 @@ class TestV1:
 class TestRetry:
     """What a later try, or a cleared task, makes of the job of an earlier one."""
 
-    @pytest.mark.parametrize("deferrable", [False, True])
     @pytest.mark.parametrize("state", ["Pending", "Importing", "Uncommitted", "Committing", "Completed"])
-    def test_a_worker_lost_before_the_answer(
-        self, imports: ImportServer, store: Any, state: str, deferrable: bool
-    ) -> None:
+    @pytest.mark.parametrize("known", [False, True], ids=["before the answer", "after the answer"])
+    def test_a_lost_worker(self, imports: ImportServer, store: Any, state: str, known: bool, told: Told) -> None:
         imports.state = state
-        task = Task(deferrable, store)
-        task.killed()
+        task = Task(deferrable=known, store=store)
+        task(wait=False) if known else task.killed()
+        with told:
+            assert task(wait=False) == "1000"
+        assert ("import the same again, start a new DAG run" in told) is (state == "Completed")
         imports.end()
         assert len(task()) == 2
-        assert len(imports.jobs) == 1
-
-    @pytest.mark.parametrize("state", ["Importing", "Uncommitted", "Completed"])
-    def test_a_worker_lost_after_the_answer(self, imports: ImportServer, store: Any, state: str, told: Told) -> None:
-        imports.state = state
-        task = Task(store=store)
-        with told:
-            assert task(wait=False) == task(wait=False) == "1000"
-        assert len(imports.jobs) == 1
         assert "1000 was submitted before" in told
-        assert ("import the same again, start a new DAG run" in told) is (state == "Completed")
+        assert len(imports.jobs) == 1
 
     def test_a_refused_request(self, imports: ImportServer, store: Any) -> None:
         task = Task(store=store)
@@ -325,19 +315,9 @@ class TestRetry:
                 task()
             assert len(imports.jobs) == number
         imports.state = "Completed"
-        assert len(task()) == len(task()) == 2
-        assert len(imports.jobs) == 4
+        task.killed(files=["other.parquet"])
+        assert {task(wait=False, files=["other.parquet"]) for _ in range(2)} == {"1003"}
         assert len(set(imports.keys)) == (4 if imports.honours_key else 1)
-
-    def test_a_worker_lost_over_a_new_import(self, imports: ImportServer, store: Any) -> None:
-        task = Task(store=store)
-        imports.state = "Failed"
-        with pytest.raises(ImportJobFailed):
-            task()
-        imports.state = "Completed"
-        task.killed()
-        assert task(wait=False) == task(wait=False) == "1001"
-        assert len(imports.jobs) == 2
 
     @pytest.mark.parametrize("kept", [True, False])
     def test_a_job_whose_record_expired(self, imports: ImportServer, kept: bool) -> None:
@@ -368,14 +348,6 @@ class TestRetry:
             assert len(imports.jobs) == 1
             assert task(files=["d.parquet"], idempotency_key="again", wait=False) == "1001"
         assert task(files=["d.parquet"], idempotency_key="again", wait=False) == "1001"
-
-    def test_other_files_after_a_failure(self, imports: ImportServer, store: Any) -> None:
-        task = Task(store=store)
-        imports.state = "Failed"
-        with pytest.raises(ImportJobFailed):
-            task()
-        imports.state = "Completed"
-        assert len(task(files=["d.parquet"])) == 1
 
     def test_a_new_key_imports_again(self, imports: ImportServer) -> None:
         task = Task(store=Store())
@@ -493,9 +465,9 @@ class TestProof:
     """A second try without a record: which job it adopts, and when it submits none."""
 
     @staticmethod
-    def second_try(**kwargs: Any) -> Any:
+    def second_try(began: datetime | None = BEGAN, **kwargs: Any) -> Any:
         task = Task()
-        task.try_number = 1
+        task.try_number, task.run.start_date = 1, began  # type: ignore[assignment]
         return task(wait=False, **kwargs)
 
     URL = "s3://bucket/a/b%20c.parquet?sig=1"
@@ -512,6 +484,7 @@ class TestProof:
             ([""], {}, "ambiguous"),
             (["a/other.parquet"], {}, "submitted"),
             (["a/other.parquet"], {"partition_name": "p"}, "submitted"),
+            (["a/b c.parquet"], {"collection_name": "shelves"}, "submitted"),
         ],
     )
     def test_files(self, imports: ImportServer, shown: list[str], how: dict[str, Any], found: str) -> None:
@@ -535,21 +508,14 @@ class TestProof:
         assert isinstance(e.value, AirflowFailException)
         assert not imports.creates
 
-    @pytest.mark.parametrize(("minutes", "found"), [(11, "1001"), (9, "1000"), (-9, "1000")])
-    def test_times(self, imports: ImportServer, minutes: int, found: str) -> None:
+    @pytest.mark.parametrize(
+        ("minutes", "began", "found"),
+        [(11, BEGAN, "1001"), (9, BEGAN, "1000"), (-9, BEGAN, "1000"), (11, None, "1000")],
+    )
+    def test_times(self, imports: ImportServer, minutes: int, began: datetime | None, found: str) -> None:
         imports.ends_at = BEGAN - timedelta(minutes=minutes)
         imports.add([[path] for path in FILES])
-        assert self.second_try() == found
-
-    def test_where_nothing_is_known_of_the_run(self, imports: ImportServer) -> None:
-        imports.add([[path] for path in FILES])
-        task = Task()
-        task.try_number, task.run = 1, None  # type: ignore[assignment]
-        assert task(wait=False) == "1000"
-
-    def test_another_collection(self, imports: ImportServer) -> None:
-        imports.add([[path] for path in FILES], "Importing", "shelves")
-        assert self.second_try() == "1001"
+        assert self.second_try(began) == found
 
     def test_files_that_show_later(self, imports: ImportServer) -> None:
         imports.add([[path] for path in FILES], "Pending", hidden=2)
@@ -576,23 +542,21 @@ class TestProof:
 
 
 class TestWithoutAList:
-    """A server, or a role, that does not list jobs."""
+    """A server, or a role, that does not list jobs. More of it under the keys that the server honours."""
 
     @pytest.fixture(autouse=True)
     def _refused(self, imports: ImportServer) -> None:
         imports.server.on(V2_LIST, DENIED)
 
-    def test_a_known_job_is_adopted(self, imports: ImportServer) -> None:
-        task = Task(store=Store())
-        assert task(wait=False) == task(wait=False) == "1000"
-
-    def test_a_failed_job_is_submitted_anew(self, imports: ImportServer) -> None:
+    def test_the_record_is_enough(self, imports: ImportServer) -> None:
         task = Task(store=Store())
         imports.state = "Failed"
         for number in (1, 2, 3):
             with pytest.raises(ImportJobFailed):
                 task()
             assert len(imports.jobs) == number
+        imports.state = "Importing"
+        assert task(wait=False) == task(wait=False) == "1003"
 
     def test_a_lost_answer_is_told(self, imports: ImportServer) -> None:
         imports.lose = lambda job_id: Answer(how="close")
@@ -600,11 +564,10 @@ class TestWithoutAList:
             Task()()
         assert len(imports.creates) == 1
 
-    def test_a_key_that_always_means_the_same_failed_job(self, imports: ImportServer) -> None:
+    def test_a_server_that_answers_with_the_same_failed_job(self, imports: ImportServer) -> None:
         task = Task(store=Store())
         imports.state = "Failed"
-        with pytest.raises(ImportJobFailed):
-            task()
+        task(wait=False)
         imports.server.on(V2_CREATE, Answer({"code": 0, "data": {"jobId": "1000"}}))
         with pytest.raises(ImportApiRefused, match="import job 1000"):
             task()
@@ -1136,12 +1099,17 @@ class TestStorage:
     }
 
     @pytest.mark.parametrize("kept", KEPT)
-    def test_keys(self, imports: ImportServer, storage: Callable[..., None], kept: str) -> None:
+    def test_keys(
+        self, imports: ImportServer, storage: Callable[..., None], kept: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        masked: list[Any] = []
+        monkeypatch.setattr("airflow_provider_importprog._storage.mask_secret", masked.append)
         storage(**self.KEPT[kept])
         Task()(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store")
         body = imports.creates[0].json
         assert (body["accessKey"].lower(), body["secretKey"]) == (self.ACCESS.lower(), self.SECRET)
         assert body.get("token") == (self.SESSION if "aws" in kept else None)
+        assert {self.SECRET, body.get("token")} <= {*masked, None}
 
     @pytest.mark.parametrize(
         ("fields", "match"),
@@ -1169,39 +1137,6 @@ class TestStorage:
     def test_no_connection(self, imports: ImportServer) -> None:
         with pytest.raises(ImportSettingInvalid, match="'nowhere' is not defined"):
             Task()(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="nowhere")
-
-    @pytest.mark.parametrize("deferrable", [False, True])
-    def test_secrets_stay_secret(
-        self,
-        imports: ImportServer,
-        storage: Callable[..., None],
-        deferrable: bool,
-        caplog: pytest.LogCaptureFixture,
-        capfd: Any,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        masked: list[Any] = []
-        monkeypatch.setattr("airflow_provider_importprog._storage.mask_secret", masked.append)
-        storage(**self.KEPT["aws"])
-        imports.state = "Importing"
-        kept = Store()
-        seen: list[str] = []
-
-        def advance(asked: Any) -> Answer:
-            answer = imports._describe(asked)
-            imports.end("Failed")
-            return answer
-
-        imports.server.on(V2_DESCRIBE, advance)
-        task = Task(deferrable, kept)
-        with caplog.at_level(logging.DEBUG), pytest.raises(AirflowException) as caught:
-            task(files=None, object_urls=["s3://b/1.parquet"], storage_conn_id="store")
-        captured = capfd.readouterr()
-        seen += [str(caught.value), repr(caught.value.__dict__), repr(task.ti.pushed), caplog.text]
-        seen += [captured.out, captured.err, repr(kept.written)]
-        for secret in (self.ACCESS, self.SECRET, self.SESSION, TOKEN_PASSWORD):
-            assert not any(secret in text for text in seen)
-        assert set(masked) == {self.ACCESS, self.SECRET, self.SESSION}
 
     ECHO = f"denied: <AWSAccessKeyId>{ACCESS}</AWSAccessKeyId>, {quote(SECRET, safe='')}, {SECRET}, {SESSION}"
     #: Cut within a key by whoever shortens it.
@@ -1249,7 +1184,7 @@ class TestStorage:
         captured = capfd.readouterr()
         seen = [str(caught.value), repr(caught.value.__dict__), repr(task.ti.pushed), caplog.text, repr(task.fired)]
         seen += [captured.out, captured.err, repr(kept.written)]
-        for secret in (self.ACCESS, self.SECRET, *([self.SESSION] if dialect == "v2" else [])):
+        for secret in (self.ACCESS, self.SECRET, TOKEN_PASSWORD, *([self.SESSION] if dialect == "v2" else [])):
             assert not any(secret[:8] in text for text in seen), secret
         assert "***" in str(caught.value)
         assert bool(task.fired) is deferrable
