@@ -34,12 +34,10 @@ class _SubmittingOperator(ImportGateOperator):
         self.wait = _validation.flag(wait, "wait")
         self._refuse_reschedule()
 
-    def _start(self) -> None:
-        super()._start()
-        # Again, because a policy or an executor may have set the mode since.
-        self._refuse_reschedule()
-
     def _refuse_reschedule(self) -> None:
+        """Refuse what would send the request at each poke: at parsing, and when it runs, because the mode may have
+        been set since, by a policy or an executor.
+        """
         if self.mode == "reschedule" and self.wait and not self.deferrable:
             raise ImportSettingInvalid(
                 f'mode="reschedule" would run {type(self).__name__} anew at each poke. Set deferrable=True, which '
@@ -126,6 +124,7 @@ class CreateImportJobOperator(_SubmittingOperator):
     def execute(self, context: Context) -> Any:
         """Submit the job, or adopt that of an earlier try, and wait for it unless told not to."""
         self._start()
+        self._refuse_reschedule()
         self.job_id = None
         with self._soft_failing():
             submission = self._submission(context)
@@ -234,6 +233,7 @@ class CommitImportJobOperator(_SubmittingOperator):
     def execute(self, context: Context) -> Any:
         """Commit the job, and wait until it is completed unless told not to."""
         self._start()
+        self._refuse_reschedule()
         with self._soft_failing():
             job_id, cluster_id = _validation.job_id(self.job_id), self._cluster
             self._repeater(lambda: self._hook.commit_import_job(job_id, cluster_id))

@@ -936,19 +936,6 @@ class TestCommit:
         with pytest.raises(ImportApiRefused, match=r"Milvus 3\.0 or later"):
             Task(deferrable, operator=CommitImportJobOperator)(job_id=job_id)
 
-    def test_a_lost_answer(self, imports: ImportServer, deferrable: bool) -> None:
-        job_id = imports.add([["a.parquet"]], "Uncommitted")
-
-        def lose(asked: Any) -> Answer:
-            imports._commit(asked)
-            return Answer(how="close")
-
-        imports.server.on(V2_COMMIT, lose, imports._commit)
-        task = Task(deferrable, operator=CommitImportJobOperator)
-        with pytest.raises(ImportApiUnreachable):
-            task(job_id=job_id)
-        assert len(task(job_id=job_id)) == 1
-
     def test_bad_input(self, imports: ImportServer, deferrable: bool) -> None:
         with pytest.raises(ImportSettingInvalid, match="job_id"):
             Task(deferrable, operator=CommitImportJobOperator)(job_id="None")
