@@ -1,51 +1,122 @@
-"""Whether the files of an import job are those that were asked for."""
+"""Whether the files of an import job are proved to be those that were asked for."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from enum import Enum
+from urllib.parse import unquote
+
+#: A path as its parts.
+_Path = tuple[str, ...]
+#: A file, or the set of files that makes up its columns.
+_Entry = tuple[_Path, ...]
+
+_URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(.*)", re.DOTALL)
+# Hosts on which the bucket is the first part of the path. On others it is in the host's name, or not known.
+_BUCKET_IN_PATH = re.compile(r"s3[.-][\w.-]*amazonaws\.com.*|storage\.googleapis\.com|.*\.blob\.core\.[\w.]+")
 
 
-def same_files(entries: Iterable[Sequence[str]], names: Iterable[str]) -> bool:
+class Same(Enum):
+    """How sure it is that a job's files are the ones that were asked for."""
+
+    NO = "no"
+    MAYBE = "maybe"
+    PROVED = "proved"
+
+
+def same_files(entries: Iterable[Sequence[str]], names: Iterable[str]) -> Same:
     """Say whether a job's files, as the server names them, are the ones that were asked for.
 
-    A server puts a set of files in brackets, and may name a file by a longer path (its bucket before it, or from
-    the root) or a shorter one (of a URL, only the path), or the files of a folder.
+    Proved is it where each file's whole path is the one that was asked for, or is longer at its front: a bucket, or
+    a root. Scheme, bucket, query and percent-encoding do not count, nor does the order of files. A bare name, or the
+    files of a folder that was asked for, prove nothing, because other imports have such files too.
     """
-    wanted = [_paths(" ".join(entry)) for entry in entries]
-    by_ending: dict[str, set[int]] = {}
-    for index, ours in enumerate(wanted):
-        by_ending.setdefault(ours[-1][-1] if ours and ours[-1] else "", set()).add(index)
+    entries = list(entries)
+    wanted = [tuple(sorted(_path(path) for path in entry)) for entry in entries]
+    # A server may leave out scheme and bucket of a URL, and not its query.
+    if any("://" in path for entry in entries for path in entry):
+        names = [name.partition("?")[0] for name in names]
+    shown = [_path(name.strip().removeprefix("[").removesuffix("]")) for name in names]
+    if _proved(wanted, shown):
+        return Same.PROVED
+    return Same.MAYBE if _possible(wanted, shown) else Same.NO
+
+
+def _path(written: str) -> _Path:
+    """Return the parts of a path; of a URL, of what is behind its bucket."""
+    if url := _URL.fullmatch(written.strip()):
+        scheme, host, written = url.groups()
+        if scheme.startswith("http") and _BUCKET_IN_PATH.fullmatch(host):
+            written = written.lstrip("/").partition("/")[2]
+        written = written.partition("?")[0]
+    return tuple(part for part in unquote(written.strip()).split("/") if part not in ("", "."))
+
+
+def _words(path: _Path) -> list[_Path]:
+    """Return the paths that a name may list: a space or a comma is between two files, or in a name."""
+    return [tuple(word.split("/")) for word in re.split(r"[\s,]+", "/".join(path)) if word]
+
+
+def _proved(wanted: Sequence[_Entry], shown: Sequence[_Path]) -> bool:
+    """Say whether each entry has a name of its own that proves it."""
+    left = Counter(wanted)
+    sets = [entry for entry in left if len(entry) > 1]
+    for name in shown:
+        # The longest end first: what proves x/1.parquet proves 1.parquet too.
+        ends: list[_Entry] = [(name[start:],) for start in range(len(name)) if len(_words(name[:start])) < 2]
+        found = next((entry for entry in ends if left[entry]), None) or next(
+            (entry for entry in sets if left[entry] and _lists(name, entry)), None
+        )
+        if found is None:
+            return False
+        left[found] -= 1
+    return not any(left.values())
+
+
+def _lists(name: _Path, entry: _Entry) -> bool:
+    """Say whether a name lists the files of a set, in any order."""
+    left = list(entry)
+    for path in _words(name):
+        ends = [end for end in left if end and path[-len(end) :] == end]
+        if not ends:
+            return False
+        left.remove(max(ends, key=len))
+    return not left
+
+
+def _possible(wanted: Sequence[_Entry], shown: Sequence[_Path]) -> bool:
+    """Say whether each name may be one of the entries, and each entry has one.
+
+    A name may be shorter than what was asked for, or lie in a folder that was, or not be shown at all.
+    """
+    ours = [[word for path in entry for word in _words(path)] for entry in wanted]
+    by_end: dict[str, set[int]] = {}
+    for index, words in enumerate(ours):
+        for word in words:
+            by_end.setdefault(word[-1], set()).add(index)
     found: set[int] = set()
-    for name in names:
-        theirs = _paths(name.strip().removeprefix("[").removesuffix("]"))
-        likely = {index for part in (theirs[-1] if theirs else ()) for index in by_ending.get(part, ())}
-        hits = {index for index in likely if _covers(wanted[index], theirs)}
+    for name in set(shown):
+        theirs = _words(name)
+        likely = {index for word in theirs for part in word for index in by_end.get(part, ())}
+        hits = {index for index in likely if _may_be(ours[index], theirs)} if theirs else set(range(len(ours)))
         if not hits:
             return False
         found |= hits
-    return len(found) == len(wanted)
+    return len(found) == len(ours)
 
 
-def _paths(words: str) -> list[list[str]]:
-    """Return the parts of each path; a space or a comma in a name only makes more paths of it, on either side."""
-    return [
-        [part for part in re.sub(r"^\w+://", "", path).split("/") if part not in ("", ".")]
-        for path in re.split(r"[\s,]+", words.strip())
-    ]
+def _may_be(ours: Sequence[_Path], theirs: Sequence[_Path]) -> bool:
+    return all(any(_share_end(one, other) for other in theirs) for one in ours) and all(
+        any(_share_end(one, other) for one in ours) for other in theirs
+    )
 
 
-def _covers(ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]) -> bool:
-    """Say whether an entry means these files: one by one, or all of them as those of one folder."""
-    if len(ours) == 1:
-        ours = [ours[0]] * len(theirs)
-    return len(ours) == len(theirs) and all(_leads_to(*pair) for pair in zip(ours, theirs, strict=True))
-
-
-def _leads_to(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+def _share_end(ours: _Path, theirs: _Path) -> bool:
     """Say whether a path, as far as it is told, is that of this file or of a folder that the file is in."""
     return any(
-        shared and list(ours[-shared:]) == list(theirs[end - shared : end])
+        ours[-shared:] == theirs[end - shared : end]
         for end in range(1, len(theirs) + 1)
-        for shared in (min(end, len(ours)),)
+        if (shared := min(end, len(ours)))
     )

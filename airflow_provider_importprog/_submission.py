@@ -1,21 +1,53 @@
-"""One import job for all tries of a task: what is to be imported, and whether it has been submitted already.
+"""One import job for all tries of a task.
 
-It knows nothing of operators. It asks the server through the blocking hook, and remembers over tries through a store,
-where Airflow has one (3.3 and later).
+What is known decides what is done, in :meth:`Submission.run`:
+
+| known                                                | done                                                    |
+|------------------------------------------------------|---------------------------------------------------------|
+| the id of the job, which has not failed              | adopt it                                                |
+| the id of the job, which has failed                  | submit                                                  |
+| a request may have been sent, its job is not known:  |                                                         |
+| - the server honours keys                            | send it again under the same key, and adopt what it has |
+| - one job is proved to be it                         | adopt it                                                |
+| - several are proved, or some may be it              | fail with ImportJobAmbiguous, and submit nothing        |
+| - no job can be it                                   | submit                                                  |
+| nothing was sent, by this DAG run to this server     | submit                                                  |
+
+To submit is: list the jobs that are there, write down what will be sent, send it, write down the job's id. An answer
+that names a job of that list is not this run's job, though a server that honours keys gives it: the run was deleted and
+made again under its id, or two runs share a key. Then the next key is tried, until a job is new.
+
+What proves what:
+
+- A record that an earlier try left (Airflow 3.3 and later keep one) proves what was sent, to which server, under which
+  key, and which jobs were there before.
+- Without a record, the first try proves that this run sent nothing, and a later try proves nothing.
+- A key proves that a job is this task's where the connection says that the server honours keys. That it is this run's,
+  and not that of a deleted run of the same id, takes the record or the list, or a job's end long before the run.
+- Without a list (the role may not, or the server does not), no answer is known to be new. Then the key is one that was
+  never used before, and a new job the only answer. Where it could not be found again (no record, and a server that
+  honours keys), the usual key is used, and a job that is past importing when it is new is ambiguous.
+- Without keys, a job's files prove that it is this task's (:mod:`airflow_provider_importprog._file_matching`), unless
+  a partition or options were set, which no server shows.
+- Two machines' clocks differ. A time proves something where it is ten minutes off at the least.
+
+It knows nothing of operators, and asks the server through the blocking hook.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import uuid4
 
 from airflow_provider_importprog import _messages
-from airflow_provider_importprog._file_matching import same_files
+from airflow_provider_importprog._file_matching import Same, same_files
 from airflow_provider_importprog._gate import Logger
 from airflow_provider_importprog.api.model import ImportJob, ImportState
 from airflow_provider_importprog.api.protocol import NewImportJob
@@ -31,16 +63,18 @@ from airflow_provider_importprog.exceptions import (
 if TYPE_CHECKING:
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 
+T = TypeVar("T")
+
 STORE_KEY = "importprog_submission"
 
-# Without a snapshot of what was there before, a busy collection may have any number.
-_JOBS_LOOKED_AT = 100
+# In a collection that is busy, any number may have come since.
+_MOST_JOBS_ASKED = 100
 _GOING_ON = (ImportState.PENDING, ImportState.IMPORTING)
-# Seconds to wait before a look for a job whose submission got no answer.
-_MOMENT = 2.0
-# Seconds from one look to the next, where the server knows a job and does not show its files yet; and from one request
+# Seconds from one search to the next for a job that is expected, or does not show its files yet; and from one request
 # to the next under the same key.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
+_LONGEST_BACK_OFF = 60.0
+_CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 def default_key(*names: Any) -> str:
@@ -48,12 +82,12 @@ def default_key(*names: Any) -> str:
     return f"airflow-{_digest(names)}"
 
 
-def next_key(key: str, failed_job_id: str) -> str:
-    """Return the key of the import that takes the place of a failed one.
+def next_key(key: str, job_id: str) -> str:
+    """Return the key to try after one that the server answered with a job that is not to be adopted.
 
-    It follows from the two alone, so that a task finds it again that remembers nothing.
+    It follows from the two alone, so that a task finds it again that has no record.
     """
-    return f"airflow-{_digest([key, failed_job_id])}"
+    return f"airflow-{_digest([key, job_id])}"
 
 
 class Store(Protocol):
@@ -64,14 +98,60 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class SubmissionRecord:
-    """What the tries of a task leave for the next one.
+class Clock:
+    """Time as this module needs it; a test brings its own."""
 
-    :param key: the idempotency key that the first import of this chain was submitted under.
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class Repeater:
+    """Sends a request again where the server said that it did nothing.
+
+    :param tolerance: seconds from the first such answer to the last, over all requests.
+    """
+
+    tolerance: float
+    log: Logger
+    clock: Clock = field(default_factory=Clock)
+    _began: float | None = None
+    _failures: int = 0
+
+    def __call__(self, send: Callable[[], T]) -> T:
+        """Send, and wait as the server asks, or longer each time, until it does what it is asked to do.
+
+        :raises ImportApiUnreachable: the last cause, where it did not in time; or an answer that is in doubt.
+        """
+        while True:
+            try:
+                return send()
+            except ImportApiUnreachable as error:
+                now = self.clock.now()
+                self._began = now if self._began is None else self._began
+                left = self.tolerance - (now - self._began)
+                if not error.nothing_done or left <= 0:
+                    raise
+                back_off = min(2.0**self._failures, _LONGEST_BACK_OFF)
+                # Tasks that were turned away together must not come back together.
+                back_off *= random.uniform(1.0, 1.25)  # noqa: S311 (spreads load, guards nothing)
+                delay = min(max(back_off, error.retry_after or 0.0), left)
+                self.log.warning("%s Nothing was done. Sending it again in %s.", error, _messages.span(delay))
+            self._failures += 1
+            self.clock.sleep(delay)
+
+
+@dataclass(frozen=True)
+class SubmissionRecord:
+    """What the tries of a task leave for the next one. Release 0.1.0 wrote the first five.
+
+    :param key: the idempotency key that was asked for.
     :param request: a digest of what was to be imported.
     :param job_id: the import job, once the server has said it.
     :param submitting: a request was sent, and what came of it is not written down yet.
     :param known_before: the collection's jobs before that request; None where the server did not list them.
+    :param sent_key: the key of that request, which is another than `key` where `key` led to another job.
+    :param server: a digest of where it was sent.
     """
 
     key: str
@@ -79,6 +159,8 @@ class SubmissionRecord:
     job_id: str | None = None
     submitting: bool = False
     known_before: list[str] | None = None
+    sent_key: str | None = None
+    server: str | None = None
 
 
 class Submission:
@@ -86,7 +168,8 @@ class Submission:
 
     :param new: what to import.
     :param key: its idempotency key; that of `new` itself plays no part.
-    :param store: where traces are kept, or None where Airflow has no such place.
+    :param repeater: sends again what the server did not do.
+    :param store: where the record is kept, or None where Airflow has no such place.
     :param try_number: of the task instance, from 1.
     :param began: when the DAG run began, the first time if it was cleared since; None where that is not known.
     """
@@ -99,6 +182,7 @@ class Submission:
         cluster_id: str | None,
         *,
         log: Logger,
+        repeater: Repeater,
         store: Store | None = None,
         try_number: int = 1,
         began: datetime | None = None,
@@ -107,188 +191,231 @@ class Submission:
         self._new = new
         self._cluster_id = cluster_id
         self._log = log
+        self._repeat = repeater
         self._store = store
         self._try_number = try_number
         self._began = began
+        self._keeps_records = False
         self._entries = new.files or new.object_urls or new.data_paths or []
-        self._record = SubmissionRecord(key, _digest_of(new, cluster_id))
-
-    @property
-    def _keys_settle_it(self) -> bool:
-        """Whether asking twice imports once, so that nothing needs to be looked for."""
-        return self._server.idempotency_keys
+        #: Nothing was sent.
+        self._blank = SubmissionRecord(key, _digest_of(new), server=_digest([server.server, cluster_id]))
 
     def run(self) -> str:
-        """Return the id of the one import job, found or submitted.
+        """Return the id of the one import job, adopted or submitted.
 
-        :raises ImportJobAmbiguous: several jobs may be the one of an earlier try.
+        :raises ImportJobAmbiguous: a job may be that of an earlier try, or several, and none is proved to be it.
         :raises ImportSettingInvalid: an earlier try submitted other files, and they may be in.
         :raises ImportApiUnreachable: whether a job was submitted is not known; the next try finds out.
         """
-        earlier = self._recall()
-        found: ImportJob | None = None
-        if earlier is None:
-            if self._try_number > 1 and not self._keys_settle_it:
-                found = self._look(None)
-        elif earlier.key != self._record.key:
+        record = self._read_record()
+        if record is None:
+            return self._submit() if self._try_number <= 1 else self._resolve(self._blank)
+        if record.key != self._blank.key:
             self._log.info("The idempotency key is a new one since an earlier try: importing anew.")
-        elif earlier.submitting:
-            self._record = replace(
-                self._record, job_id=earlier.job_id, submitting=True, known_before=earlier.known_before
-            )
-            if not self._keys_settle_it:
-                found = self._look(earlier.known_before)
-        elif earlier.job_id is not None:
-            self._record = replace(self._record, job_id=earlier.job_id)
-            job = self._describe(earlier.job_id)
-            if job is None or job.state is not ImportState.FAILED:
-                if earlier.request != self._record.request:
-                    raise self._other_files(earlier.job_id)
-                return self._take_over(earlier.job_id, job)
-        return self._take_over(found.job_id, found) if found else self._create()
+            return self._submit()
+        if record.server not in (None, self._blank.server):
+            self._log.info("The connection leads to another server or database since an earlier try: importing there.")
+            return self._submit()
+        if record.submitting:
+            return self._resolve(record)
+        if record.job_id is None:
+            return self._submit()
+        job = self._describe(record.job_id)
+        if job is not None and job.state is ImportState.FAILED:
+            self._log.info("Import job %s of an earlier try has failed: importing anew.", record.job_id)
+            return self._submit(failed=record.job_id)
+        if record.request.startswith(_DIGEST) and record.request != self._blank.request:
+            raise self._other_files(record.job_id)
+        return self._adopt(record.job_id, job)
 
-    def _create(self) -> str:
-        """Submit, under the first key of the chain whose job has not failed."""
-        listed = self._snapshot()
-        before = self._record
-        # What an earlier try saw goes on to count: its request may still arrive.
-        known_before = listed if before.known_before is None else before.known_before
-        self._remember(replace(before, submitting=True, known_before=known_before))
-        key, failed = self._record.key, set() if before.job_id is None else {before.job_id}
-        seen: list[str] = []
-        while True:
-            job_id, found = self._post(key, before)
+    def _resolve(self, record: SubmissionRecord) -> str:
+        """Adopt the job of a request that may have been sent, or submit where there is none."""
+        if not self._server.idempotency_keys:
+            found = self._search(record.known_before, expected=record.submitting)
             if found is not None:
-                return self._take_over(job_id, found)
-            # Without a list, any job of a second try may be an earlier one's: as many as there were tries.
-            old = job_id in failed or (job_id in listed if listed is not None else len(seen) < self._try_number - 1)
-            if not old:
-                self._log.info("Import job %s is submitted.", job_id)
-                self._remember(SubmissionRecord(before.key, before.request, job_id))
-                return job_id
-            job = self._describe(job_id)
-            if job is None or job.state is not ImportState.FAILED:
-                if job is not None and job.files and not self._is_ours(job):
-                    raise self._other_files(job_id)
-                return self._take_over(job_id, job)
-            if job_id in seen:
-                raise ImportApiRefused(f"The server answers every idempotency key with failed import job {job_id}.")
+                return self._adopt(found.job_id, found)
+        return self._submit(record, failed=record.job_id)
+
+    def _submit(self, earlier: SubmissionRecord | None = None, failed: str | None = None) -> str:
+        """Send the request, under one key after the other, until the answer is a job to go on with.
+
+        :param earlier: the record of a request that may have been sent, and may still arrive; None where none was.
+        :param failed: the job of an earlier try that is known to have failed.
+        """
+        listed = self._list()
+        before = listed if earlier is None else earlier.known_before
+        key = (earlier and earlier.sent_key) or self._blank.key
+        unused = earlier is None and listed is None and (self._keeps_records or not self._server.idempotency_keys)
+        if unused:
+            key = next_key(key, uuid4().hex)
+        passed: list[str] = []
+        while True:
+            record = replace(self._blank, job_id=failed, submitting=True, known_before=before, sent_key=key)
+            self._write_record(record)
+            job_id = self._send(key, before, refused=earlier or self._blank)
+            if job_id != failed and (unused or (listed is not None and job_id not in listed)):
+                return self._submitted(job_id)
+            # The server honours keys, and may have had this job before it was asked.
+            if job_id not in (*(before or ()), failed):
+                job = self._describe(job_id)
+                if job is not None and job.state is ImportState.FAILED:
+                    # Without a list, as many may have failed before as there were tries.
+                    older = listed is not None or len(passed) < self._try_number - 1
+                else:
+                    older = self._is_older(job, earlier, listed)
+                if not older:
+                    return self._submitted(job_id) if earlier is None else self._adopt(job_id, job)
+            if job_id in passed:
+                raise ImportApiRefused(f"The server answers every idempotency key with import job {job_id}.")
+            self._log.info("Import job %s has failed, or was there before this DAG run: importing anew.", job_id)
+            passed.append(job_id)
             key = next_key(key, job_id)
-            seen.append(job_id)
-            self._log.info("Import job %s has failed: importing anew.", job_id)
 
-    def _post(self, key: str, before: SubmissionRecord) -> tuple[str, ImportJob | None]:
-        """Send a request; where no answer comes, look whether it arrived.
+    def _is_older(
+        self, job: ImportJob | None, earlier: SubmissionRecord | None, listed: Collection[str] | None
+    ) -> bool:
+        """Say whether a job that a key led to, and that was there perhaps, was there before this DAG run.
 
-        :return: the job's id, and the job where it had to be looked for.
+        :raises ImportJobAmbiguous: that is not known.
+        :raises ImportSettingInvalid: it is this run's, and imports other files.
+        """
+        if job is None:
+            return False
+        if earlier is None:  # and there is no list
+            if job.state not in _GOING_ON:
+                raise self._ambiguous([job])
+        elif earlier.known_before is None and self._ended_long_before(job):
+            # Without a list, a server whose clock is wrong would get one job after the other.
+            if listed is None:
+                raise self._ambiguous([job])
+            return True
+        if job.files and self._compare(job) is Same.NO:
+            raise self._other_files(job.job_id)
+        return False
+
+    def _send(self, key: str, before: Collection[str] | None, refused: SubmissionRecord) -> str:
+        """Send a request; where it ends in doubt, find its job.
+
+        :param refused: the record where the server did not take the request.
         """
         new = replace(self._new, idempotency_key=key)
+
+        def create() -> str:
+            return self._server.create(new, self._cluster_id)
+
         try:
-            return self._server.create_import_job(**vars(new), cluster_id=self._cluster_id), None
+            return self._repeat(create)
         except ImportProgressException as error:
-            if not getattr(error, "in_doubt", False):
-                self._remember(before)  # a request before this one may still arrive
+            if not (isinstance(error, ImportApiUnreachable) and error.in_doubt):
+                self._write_record(refused)
                 raise
-            lost = error
-        if self._keys_settle_it:
-            return self._post_again(new, lost), None
-        self._log.warning("The import was submitted, and no good answer came: %s Looking for its job.", lost)
-        time.sleep(_MOMENT)
+            cause = error
+        if self._server.idempotency_keys:
+            return self._send_under_the_same_key(create, cause)
+        self._log.warning("The import was submitted, and no good answer came: %s Searching for its job.", cause)
+        then = "the next try of this task searches for it before it submits one."
         try:
-            found = self._look(self._record.known_before)
+            found = self._search(before, expected=True)
         except ImportJobAmbiguous:
             raise
         except ImportProgressException as error:
-            raise ImportApiUnreachable(
-                f"{lost} The import job may have been submitted all the same: the next try of this task looks for it "
-                f"before it submits one. Now it could not be looked for: {error}",
-                in_doubt=True,
-            ) from None
+            raise _in_doubt(cause, f"{then} Now it was not found: {error}") from None
         if found is None:
-            raise ImportApiUnreachable(
-                f"{lost} No new import job with these files has been seen since, which is not to say that none "
-                "comes: the next try of this task looks again before it submits one.",
-                in_doubt=True,
-            )
-        return found.job_id, found
+            raise _in_doubt(cause, f"{then} Now there is none.")
+        return found.job_id
 
-    def _post_again(self, new: NewImportJob, lost: ImportProgressException) -> str:
-        """Send a request that got no answer again, under the same key."""
+    def _send_under_the_same_key(self, create: Callable[[], str], cause: ImportApiUnreachable) -> str:
         for pause in _PAUSES:
-            self._log.warning(
-                "The import was submitted, and no good answer came: %s Submitting it again under the same key.", lost
-            )
-            time.sleep(pause)
+            self._log.warning("No good answer came: %s Submitting the import again under the same key.", cause)
+            self._repeat.clock.sleep(pause)
             try:
-                return self._server.create_import_job(**vars(new), cluster_id=self._cluster_id)
+                return self._repeat(create)
             except ImportApiUnreachable as error:
-                lost = error
-        raise ImportApiUnreachable(
-            f"{lost} The import job may have been submitted all the same: the next try of this task submits it under "
-            "the same idempotency key, which makes no second one.",
-            in_doubt=True,
+                cause = error
+        raise _in_doubt(
+            cause, "the next try of this task submits it under the same idempotency key, which makes no second one."
         )
 
-    def _look(self, known_before: Collection[str] | None) -> ImportJob | None:
-        """Look on the server for the job of an earlier request.
+    def _search(self, before: Collection[str] | None, expected: bool) -> ImportJob | None:
+        """Return the one job that is proved to be that of an earlier request, or None where none can be.
 
-        :param known_before: the jobs that cannot be it; None where it is not known which were there before.
+        :param before: the jobs that cannot be it; None where it is not known which were there before.
+        :param expected: a job may come yet.
+        :raises ImportJobAmbiguous: there are several, or one that is not proved.
+        :raises ImportApiUnreachable: a job that may be it does not show its files yet.
         """
-        excluded = set(known_before or ())
-        jobs = self._server.list_import_jobs(self._new.collection_name, self._cluster_id)
-        left = [job.job_id for job in jobs if job.state is not ImportState.FAILED and job.job_id not in excluded]
-        # Ids grow with time; those that are no numbers come in some order.
-        left.sort(key=lambda job_id: (len(job_id), job_id), reverse=True)
-        if len(left) > _JOBS_LOOKED_AT:
-            self._log.warning(
-                "Collection %s has %s import jobs that may be that of an earlier try. Looking at the newest %s.",
-                self._new.collection_name,
-                len(left),
-                _JOBS_LOOKED_AT,
-            )
-        left = left[:_JOBS_LOOKED_AT]
-        matches: list[ImportJob] = []
+        others = set(before or ())
         for pause in (*_PAUSES, None):
-            seen = [job for job in map(self._describe, left) if job is not None]
-            alive = [job for job in seen if job.state is not ImportState.FAILED]
-            if known_before is None:
-                alive = [job for job in alive if self._may_be_of_this_run(job)]
-            matches += [job for job in alive if self._is_ours(job)]
-            # A job that was submitted a moment ago has no files yet.
-            left = [job.job_id for job in alive if not job.files and job.state in _GOING_ON]
-            if not left:
+            found: dict[Same, list[ImportJob]] = {same: [] for same in Same}
+            hidden: list[ImportJob] = []
+            for job in self._candidates(others, any_time=before is not None):
+                if not job.files and job.state in _GOING_ON:
+                    hidden.append(job)
+                else:
+                    found[self._compare(job)].append(job)
+            others.update(job.job_id for job in found[Same.NO])
+            if len(found[Same.PROVED]) == 1:
+                return found[Same.PROVED][0]
+            if found[Same.PROVED] or found[Same.MAYBE]:
+                raise self._ambiguous([*found[Same.PROVED], *found[Same.MAYBE], *hidden])
+            if pause is None or not (hidden or expected):
                 break
-            if pause is not None:
-                time.sleep(pause)
-        if len(matches) > 1:
-            raise self._ambiguous(matches)
-        if left and not matches:
+            self._repeat.clock.sleep(pause)
+        if hidden:
             raise ImportApiUnreachable(
-                f"Import job {left[0]} may be the one that an earlier try of this task submitted, but the server does "
-                "not show its files yet. Nothing more was submitted; the next try of this task looks again."
+                f"Import job {hidden[0].job_id} may be the one that an earlier try of this task submitted, but the "
+                "server does not show its files yet. Nothing more was submitted; the next try searches again."
             )
-        return matches[0] if matches else None
+        return None
 
-    def _may_be_of_this_run(self, job: ImportJob) -> bool:
+    def _candidates(self, others: set[str], any_time: bool) -> list[ImportJob]:
+        """Return the collection's jobs that may be that of an earlier request.
+
+        :param others: those that cannot be; what proves to be one is added.
+        :param any_time: it is known which jobs were there before, whatever their times say.
+        """
+        listed = self._server.list_import_jobs(self._new.collection_name, self._cluster_id)
+        ids = [job.job_id for job in listed if job.state is not ImportState.FAILED and job.job_id not in others]
+        # Ids grow with time; those that are no numbers come in some order.
+        ids.sort(key=lambda job_id: (len(job_id), job_id), reverse=True)
+        if len(ids) > _MOST_JOBS_ASKED:
+            self._log.warning(
+                "Collection %s has %s import jobs that may be that of an earlier try. Asking for the newest %s.",
+                self._new.collection_name,
+                len(ids),
+                _MOST_JOBS_ASKED,
+            )
+        candidates = []
+        for job_id in ids[:_MOST_JOBS_ASKED]:
+            job = self._describe(job_id)
+            if job is None or job.state is ImportState.FAILED or (not any_time and self._ended_long_before(job)):
+                others.add(job_id)
+            else:
+                candidates.append(job)
+        return candidates
+
+    def _compare(self, job: ImportJob) -> Same:
+        same = same_files(self._entries, [file.file_name for file in job.files]) if job.files else Same.MAYBE
+        # auto_commit is left out: an uncommitted job shows it, and what a gate waits for settles the rest. Every retry
+        # of a two-phase import would be ambiguous otherwise.
+        options = (self._new.options or {}).keys() - {"auto_commit"}
+        return Same.MAYBE if same is Same.PROVED and (self._new.partition_name or options) else same
+
+    def _ended_long_before(self, job: ImportJob) -> bool:
+        """Say whether a job is proved to have ended before this DAG run began."""
         if self._began is None or job.complete_time is None:
-            return True
-        return job.complete_time >= self._began.replace(microsecond=0)
+            return False
+        return job.complete_time < self._began - _CLOCKS_DIFFER
 
-    def _is_ours(self, job: ImportJob) -> bool:
-        return bool(job.files) and same_files(self._entries, (file.file_name for file in job.files))
-
-    def _snapshot(self) -> list[str] | None:
-        """Return the collection's jobs before another is submitted, or None where the server does not say."""
+    def _list(self) -> list[str] | None:
+        """Return the collection's jobs, or None where the server does not say."""
         try:
             jobs = self._server.list_import_jobs(self._new.collection_name, self._cluster_id)
         except ImportSettingInvalid:
             raise
         except ImportProgressException as error:
-            if self._keys_settle_it:
-                return None
-            self._log.warning(
-                "The import jobs before this one are not known, so a lost answer is hard to mend: %s", error
-            )
+            if not self._server.idempotency_keys:
+                self._log.warning("The server does not list the import jobs before this one: %s", error)
             return None
         return [job.job_id for job in jobs]
 
@@ -298,30 +425,43 @@ class Submission:
         except ImportJobUnknown:
             return None
 
-    def _take_over(self, job_id: str, job: ImportJob | None) -> str:
-        state = _messages.progress(job, None) if job else "not known to the server any more"
-        self._log.info("Import job %s was submitted before (%s): going on with it, and submitting none.", job_id, state)
-        self._remember(SubmissionRecord(self._record.key, self._record.request, job_id))
+    def _submitted(self, job_id: str) -> str:
+        self._log.info("Import job %s is submitted.", job_id)
+        self._write_record(replace(self._blank, job_id=job_id))
         return job_id
 
-    def _recall(self) -> SubmissionRecord | None:
+    def _adopt(self, job_id: str, job: ImportJob | None) -> str:
+        if job is not None and job.state is ImportState.COMPLETED:
+            self._log.warning(
+                "Import job %s was submitted before and is completed: going on with it, and importing nothing. To "
+                "import the same again, start a new DAG run, or set another idempotency_key.",
+                job_id,
+            )
+        else:
+            state = _messages.progress(job, None) if job else "not known to the server any more"
+            self._log.info("Import job %s was submitted before (%s): going on with it.", job_id, state)
+        self._write_record(replace(self._blank, job_id=job_id))
+        return job_id
+
+    def _read_record(self) -> SubmissionRecord | None:
         if self._store is None:
             return None
         try:
             kept = self._store.get(STORE_KEY)
-            return SubmissionRecord(**kept) if kept else None
+            self._keeps_records = True
+            # A later release may have written more.
+            return SubmissionRecord(**{name: kept[name] for name in _RECORDED if name in kept}) if kept else None
         except Exception as error:
-            self._log.warning("What an earlier try left cannot be read: %s", error)
+            self._log.warning("The record of an earlier try cannot be read: %s", error)
             return None
 
-    def _remember(self, trace: SubmissionRecord) -> None:
-        self._record = trace
+    def _write_record(self, record: SubmissionRecord) -> None:
         if self._store is None:
             return
         try:
-            self._store.set(STORE_KEY, asdict(trace))
+            self._store.set(STORE_KEY, asdict(record))
         except Exception as error:
-            self._log.warning("Nothing can be left for a later try: %s", error)
+            self._log.warning("No record can be kept for a later try: %s", error)
 
     def _other_files(self, job_id: str) -> ImportSettingInvalid:
         return ImportSettingInvalid(
@@ -330,20 +470,33 @@ class Submission:
         )
 
     def _ambiguous(self, jobs: Sequence[ImportJob]) -> ImportJobAmbiguous:
-        named = ", ".join(f"{job.job_id} ({job.state})" for job in jobs)
-        collection = _messages.ending(self._new.collection_name)
+        shown = ", ".join(
+            f"{job.job_id} ({job.state}{f', ended at {job.complete_time.isoformat()}' if job.complete_time else ''})"
+            for job in jobs
+        )
         return ImportJobAmbiguous(
-            f"{len(jobs)} import jobs of collection {collection!r} import these files, "
-            f"and any may be the one that an earlier try of this task submitted: {named}. Wait for one of them with "
-            "ImportProgressSensor, or start a new DAG run to import the files again.",
+            f"Which import job of collection {_messages.ending(self._new.collection_name)!r} this task has submitted "
+            f"is not known: {shown} may be it. Nothing more was submitted. Either wait for one of them with "
+            "ImportProgressSensor, or import the files again: start a new DAG run, or set another idempotency_key.",
             job=jobs[0],
         )
 
 
-def _digest_of(new: NewImportJob, cluster_id: str | None) -> str:
-    what = (new.collection_name, new.partition_name, new.files, new.object_urls, new.volume_name, new.data_paths)
-    return _digest([*what, cluster_id])
+_RECORDED = tuple(each.name for each in fields(SubmissionRecord))
+# Release 0.1.0 digested the files in their order, and wrote no mark before it.
+_DIGEST = "sorted:"
+
+
+def _digest_of(new: NewImportJob) -> str:
+    """Return a digest of what is imported, and where in the database; the order of files does not count."""
+    sources = (new.files, new.object_urls, new.data_paths)
+    entries = [source and sorted(sorted(entry) for entry in source) for source in sources]
+    return _DIGEST + _digest([new.collection_name, new.partition_name, new.volume_name, *entries])
 
 
 def _digest(values: Iterable[Any]) -> str:
     return sha256(json.dumps(list(values), default=str).encode()).hexdigest()
+
+
+def _in_doubt(cause: ImportApiUnreachable, then: str) -> ImportApiUnreachable:
+    return ImportApiUnreachable(f"{cause} The import job may have been submitted all the same: {then}", in_doubt=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 from tests.blackbox.server import (
@@ -43,6 +44,8 @@ class ImportServer:
         self.state = "Completed"
         #: Called with a create request after it was taken; returns what is answered in its place.
         self.lose: Callable[[str], Answer | None] = lambda job_id: None
+        #: When a job ends that is added from now on.
+        self.ends_at = datetime.now(timezone.utc)
         #: How a path is named in answers.
         self.rename: Callable[[str], str] = str
         if dialect == "v2":
@@ -53,7 +56,8 @@ class ImportServer:
 
     def add(self, files: list[list[str]], state: str = "Completed", collection: str = "books", **more: Any) -> str:
         job_id = str(1000 + len(self.jobs))
-        self.jobs[job_id] = {"files": files, "state": state, "collection": collection, **more}
+        ends_at = self.ends_at.isoformat()
+        self.jobs[job_id] = {"files": files, "state": state, "collection": collection, "ends_at": ends_at, **more}
         return job_id
 
     def end(self, state: str = "Completed") -> None:
@@ -91,7 +95,9 @@ class ImportServer:
             return Answer({"code": 2100, "message": "import job does not exist"})
         job_id, job = found
         files = [v2_file(f"[{' '.join(map(self.rename, entry))}]", job["state"]) for entry in job["files"]]
-        more = {name: job[name] for name in ("completeTime", "reason") if name in job}
+        more = {"reason": job["reason"]} if "reason" in job else {}
+        if job["state"] == "Completed":
+            more["completeTime"] = job["ends_at"]
         hidden = job.get("hidden", 0)
         job["hidden"] = hidden - 1
         shown = [] if hidden > 0 else files
@@ -128,7 +134,8 @@ class ImportServer:
         done = job["state"] == "Completed"
         error = "bad" if job["state"] == "Failed" else None
         files = [v1_file(self.rename(path), done=done, error=error) for entry in job["files"] for path in entry]
-        return v1_job(done=done, error=error, jobId=job_id, collectionName=job["collection"], files=files)
+        ended = {"completeTime": job["ends_at"]} if done else {}
+        return v1_job(done=done, error=error, jobId=job_id, collectionName=job["collection"], files=files, **ended)
 
     def _v1_list(self, asked: Asked) -> Answer:
         states = {"Completed": "ImportCompleted", "Failed": "ImportFailed"}
