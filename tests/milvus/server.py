@@ -25,7 +25,6 @@ from typing import IO
 
 from airflow_provider_importprog.emulator.backend import EmulatorError
 
-EXTRA = "airflow-provider-importprog[emulator]"
 TEMPORARY_PREFIX = "importprog-milvus-"
 START_TIMEOUT = 120.0
 """Seconds that Milvus may take to answer its health check."""
