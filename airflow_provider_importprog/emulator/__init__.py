@@ -102,6 +102,11 @@ class Emulator:
         return f"http://{host}:{self._port}"
 
     @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self._backend.name
+
+    @property
     def profile(self) -> ServerProfile:
         """What the server is like now."""
         return self._state.profile

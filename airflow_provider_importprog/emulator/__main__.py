@@ -146,13 +146,13 @@ def leave(*_: object) -> None:
     sys.exit(0)
 
 
-def serve(emulator: Emulator, backend: str) -> None:
+def serve(emulator: Emulator) -> None:
     """Serve until a signal ends the process; say where, on one line, once it answers."""
     for number in SIGNALS:
         signal.signal(number, leave)
     with emulator:
         about = "".join(f", {name} {value}" for name, value in emulator.describe().items())
-        sys.stdout.write(f"Import API emulator at {emulator.url}, backend {backend}{about}\n")
+        sys.stdout.write(f"Import API emulator at {emulator.url}, backend {emulator.backend}{about}\n")
         sys.stdout.flush()
         threading.Event().wait()
 
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data_dir=options.data_dir,
             **quirks,
         )
-        serve(emulator, backend)
+        serve(emulator)
     except (EmulatorError, ValueError) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2

@@ -22,7 +22,7 @@ from airflow_provider_importprog.emulator.backend import (
     JobStatus,
     UnknownJobError,
 )
-from tests.milvus.server import MilvusServer
+from tests.embedded_milvus.server import MilvusServer
 
 POLL_SECONDS = 0.2
 RPC_TIMEOUT = 10.0
