@@ -44,6 +44,7 @@ class Emulator:
     :param collections: simulated: the collections that exist, as ``collection`` or ``database.collection``; None
         has any.
     :param data_dir: lite: where to keep its data; None uses a temporary directory.
+    :param rows_per_second: lite: import no faster; None is as fast as it goes.
     :param quirks: settings of `ServerProfile` that differ from the profile's, such as ``string_code=True``.
     """
 
@@ -60,6 +61,7 @@ class Emulator:
         clock: Callable[[], float] = time.monotonic,
         collections: Iterable[str] | None = None,
         data_dir: str | Path | None = None,
+        rows_per_second: float | None = None,
         **quirks: Any,
     ) -> None:
         self._host = host
@@ -71,7 +73,7 @@ class Emulator:
         elif backend == "lite":
             from airflow_provider_importprog.emulator.lite import LiteBackend
 
-            self._backend = LiteBackend(data_dir)
+            self._backend = LiteBackend(data_dir, rows_per_second)
         elif isinstance(backend, str):
             raise EmulatorError(f"There is no backend {backend!r}: use 'lite', which imports for real, or 'simulated'.")
         else:

@@ -98,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     )
     lite = parser.add_argument_group("lite backend")
     lite.add_argument("--data-dir", help="keep collections and jobs here (default: a temporary directory)")
+    lite.add_argument(
+        "--rows-per-second",
+        type=rate,
+        help="import no faster, so that somebody can watch (default: as fast as it goes)",
+    )
     simulated = parser.add_argument_group("simulated backend")
     simulated.add_argument(
         "--duration", type=seconds, default=10.0, help="seconds that a job takes (default: %(default)g)"
@@ -122,6 +127,14 @@ def seconds(text: str) -> float:
     """Read a duration; argparse makes a sentence of the ValueError."""
     value = float(text)
     if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def rate(text: str) -> float:
+    """Read a number above 0."""
+    value = seconds(text)
+    if not value:
         raise ValueError
     return value
 
@@ -184,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fail_files=fail_files,
             collections=options.collection,
             data_dir=options.data_dir,
+            rows_per_second=options.rows_per_second,
             **quirks,
         )
         serve(emulator)

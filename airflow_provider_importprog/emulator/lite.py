@@ -119,12 +119,14 @@ class LiteBackend:
     an uncommitted one is invisible.
 
     :param data_dir: where to keep the data; None uses a temporary directory, removed at the end.
+    :param rows_per_second: import no faster, so that somebody can watch; None is as fast as it goes.
     """
 
     name = "lite"
 
-    def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, data_dir: str | os.PathLike[str] | None = None, rows_per_second: float | None = None) -> None:
         self._wanted_dir = data_dir
+        self._rows_per_second = rows_per_second
         self._directory = Path()
         self._undo = contextlib.ExitStack()
         self._engine: Any = None
@@ -276,6 +278,11 @@ class LiteBackend:
         check_directory.mkdir(parents=True)
         check = importlib.import_module("milvus_lite").Collection("check", str(check_directory), schema)
         try:
+            # Milvus too reads all files once before it imports the first, and knows their rows from then on.
+            for number, file in enumerate(job.files):
+                with contextlib.suppress(Exception):  # what is wrong with a file is said when its turn comes
+                    total = open_rows(file.paths, schema, job.request.options).total
+                    self._update(job, number, replaced(total_rows=total))
             for number in range(len(job.files)):
                 try:
                     self._stage_file(job, number, check, directory)
@@ -307,6 +314,8 @@ class LiteBackend:
             part = checked(check, found, form, done)
             with (directory / f"{number:06}-{part_number:06}").open("wb") as file:
                 pickle.dump(part, file)
+            if self._rows_per_second is not None:
+                self._stopping.wait(len(part) / self._rows_per_second)
             done += len(part)
             percent = 100 * done // max(rows.total, 1)
             self._update(job, number, replaced(imported_rows=done, progress=percent))
@@ -349,7 +358,8 @@ class LiteBackend:
                 self._undo.callback(shutil.rmtree, directory, ignore_errors=True)
             else:
                 directory = self._directory = Path(self._wanted_dir).absolute()
-            (directory / "staging").mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (directory / "staging").mkdir(exist_ok=True)
         except OSError as problem:
             raise self._no_directory(problem) from None
         return directory
