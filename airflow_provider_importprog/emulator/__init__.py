@@ -33,8 +33,8 @@ __all__ = ["PROFILES", "ApiError", "Emulator", "EmulatorError", "ServerProfile"]
 class Emulator:
     """Serves the import API in a background thread while its ``with`` block runs.
 
-    :param backend: ``simulated`` jobs that pretend, ``lite`` for Milvus Lite, which imports files into collections,
-        or a backend of your own.
+    :param backend: ``simulated`` for jobs that import nothing, ``lite`` for Milvus Lite, which imports files into
+        collections, or a backend of your own.
     :param token: what clients must send as a bearer token; None lets everyone in.
     :param port: 0 takes a free port; see `url`.
     :param profile: what the server is like: a name from `PROFILES`, or a `ServerProfile`.
@@ -44,8 +44,8 @@ class Emulator:
     :param collections: simulated: the collections that exist, as ``collection`` or ``database.collection``; None
         has any.
     :param data_dir: lite: where to keep its data; None uses a temporary directory.
-    :param rows_per_second: lite: import no faster; None is as fast as it goes.
-    :param quirks: settings of `ServerProfile` that differ from the profile's, such as ``string_code=True``.
+    :param rows_per_second: lite: import no faster than this; None has no limit.
+    :param settings: settings of `ServerProfile` that differ from the profile's, such as ``string_code=True``.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Emulator:
         collections: Iterable[str] | None = None,
         data_dir: str | Path | None = None,
         rows_per_second: float | None = None,
-        **quirks: Any,
+        **settings: Any,
     ) -> None:
         self._host = host
         self._port = port
-        self._state = ServerState(server_profile(profile, quirks), Faults(clock), host, token)
+        self._state = ServerState(server_profile(profile, settings), Faults(clock), host, token)
         self._backend: Backend
         if backend == "simulated":
             self._backend = SimulatedBackend(duration, fail_files, clock, collections)
@@ -163,10 +163,10 @@ class Emulator:
             self._backend.stop()
 
     def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
-        """Be out of order for so many seconds.
+        """Have an outage for so many seconds.
 
         :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up; ``silent``
-            creates, commits and aborts, and answers only when the outage is over; questions it answers as ever.
+            creates, commits and aborts, and answers only when the outage is over; other calls it answers at once.
         """
         self._state.faults.outage(seconds, kind)
 
@@ -220,9 +220,9 @@ class Emulator:
         """End every outage, rate limit and answer that was asked for."""
         self._state.faults.restore()
 
-    def use_profile(self, profile: str | ServerProfile | None = None, **quirks: Any) -> None:
+    def use_profile(self, profile: str | ServerProfile | None = None, **settings: Any) -> None:
         """Become another server, or change some settings of this one (None)."""
-        self._state.profile = server_profile(self._state.profile if profile is None else profile, quirks)
+        self._state.profile = server_profile(self._state.profile if profile is None else profile, settings)
 
     def set_collections(self, names: Iterable[str] | None) -> None:
         """Set what collections exist, as ``collection`` or ``database.collection``, None for any; simulated only."""

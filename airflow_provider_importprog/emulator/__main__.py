@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from airflow_provider_importprog.emulator import Emulator, EmulatorError
-from airflow_provider_importprog.emulator.profile import PROFILES, QUIRKS, quirk_of
+from airflow_provider_importprog.emulator.profile import PROFILES, SETTINGS, setting_of
 from airflow_provider_importprog.emulator.simulated import DEFAULT_FAIL_REASON
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend",
         choices=("lite", "simulated"),
-        help="Milvus Lite, which really imports, or jobs that pretend (default: lite if it is installed)",
+        help="Milvus Lite, which imports files, or simulated jobs (default: lite if it is installed)",
     )
     parser.add_argument(
         "--token",
@@ -76,13 +76,13 @@ def parser() -> argparse.ArgumentParser:
         "--profile", choices=tuple(PROFILES), default="all", help="what the server is like (default: %(default)s)"
     )
     parser.add_argument(
-        "--quirk",
+        "--setting",
         action="append",
-        type=quirk,
+        type=setting,
         default=[],
         metavar="NAME=VALUE",
         help="set one of the server's settings, such as string_code=true; may be repeated. There are "
-        + ", ".join(QUIRKS),
+        + ", ".join(SETTINGS),
     )
     parser.add_argument(
         "--retention",
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     lite.add_argument(
         "--rows-per-second",
         type=rate,
-        help="import no faster, so that somebody can watch (default: as fast as it goes)",
+        help="import no faster than this (default: no limit)",
     )
     simulated = parser.add_argument_group("simulated backend")
     simulated.add_argument(
@@ -144,10 +144,10 @@ def retention(text: str) -> float | None:
     return None if text == "forever" else seconds(text)
 
 
-def quirk(text: str) -> tuple[str, object]:
+def setting(text: str) -> tuple[str, object]:
     """Read one setting of the server."""
     try:
-        return quirk_of(text)
+        return setting_of(text)
     except ValueError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
 
@@ -180,12 +180,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for given in options.fail_file:
         pattern, _, reason = given.partition("=")
         fail_files[pattern] = reason or DEFAULT_FAIL_REASON
-    quirks = dict(options.quirk)
-    quirks |= {name: value for name in ("idempotency", "partial_success") if (value := vars(options)[name]) is not None}
+    settings = dict(options.setting)
+    settings |= {
+        name: value for name in ("idempotency", "partial_success") if (value := vars(options)[name]) is not None
+    }
     if options.dialect:
-        quirks["dialects"] = (options.dialect,)
+        settings["dialects"] = (options.dialect,)
     if "retention" in options:
-        quirks["retention"] = options.retention
+        settings["retention"] = options.retention
     try:
         emulator = Emulator(
             backend,  # type: ignore[arg-type]  # one of its choices
@@ -198,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             collections=options.collection,
             data_dir=options.data_dir,
             rows_per_second=options.rows_per_second,
-            **quirks,
+            **settings,
         )
         serve(emulator)
     except (EmulatorError, ValueError) as problem:

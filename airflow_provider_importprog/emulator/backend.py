@@ -1,11 +1,11 @@
-"""What every backend of the emulator offers to the server, and the words they share."""
+"""What every backend of the emulator offers to the server, and the names they share."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -111,6 +111,11 @@ class FileStatus:
     reason: str = ""
 
 
+def failed(file: FileStatus, reason: str) -> FileStatus:
+    """Return the file of a failed job that was not imported to its end."""
+    return replace(file, state=FAILED, progress=0, imported_rows=0, complete_time=None, reason=reason)
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """An import job as it stands now. Units as in `FileStatus`."""
@@ -180,7 +185,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Collections(Protocol):
-    """What a backend that keeps rows offers besides, in the words of Milvus's REST API."""
+    """What a backend that keeps rows offers besides, with the bodies of Milvus's REST API."""
 
     def create_collection(self, database: str, collection: str, body: dict[str, Any]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Trouble on the way to the import API, on request: outages, rate limits, and answers that were asked for."""
+"""Faults on request: outages, rate limits, and answers that were asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_importprog.emulator.backend import TIMED_OUT
 
 OutageKind = Literal["unavailable", "html", "drop", "silent"]
 """An outage answers 503 with a JSON error, 502 with a proxy's HTML page, or drops the connection. Or it
-creates, commits and aborts what it is asked to, and answers only when it is over; questions it answers as ever."""
+creates, commits and aborts what it is asked to, and answers only when it is over; other calls it answers at once."""
 
 OUTAGE_KINDS: tuple[str, ...] = get_args(OutageKind)
 
@@ -52,7 +52,7 @@ class Answer:
 
 
 class Faults:
-    """Says of each request whether it meets trouble. Safe to change from another thread."""
+    """Says which fault each request meets. Safe to change from another thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -90,7 +90,7 @@ class Faults:
         delay: float = 0.0,
         retry_after: int | None = None,
     ) -> None:
-        """Answer the next requests to one call so, whatever is true."""
+        """Answer the next requests to one call with this."""
         if call not in CALLS:
             raise ValueError(f"A call is one of {', '.join(CALLS)}, not {call!r}.")
         if not 200 <= status <= 599:

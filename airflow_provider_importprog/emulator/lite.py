@@ -31,6 +31,7 @@ from airflow_provider_importprog.emulator.backend import (
     ImportRequest,
     JobStatus,
     UnknownJobError,
+    failed,
     file_reason,
     local_path,
 )
@@ -119,7 +120,7 @@ class LiteBackend:
     an uncommitted one is invisible.
 
     :param data_dir: where to keep the data; None uses a temporary directory, removed at the end.
-    :param rows_per_second: import no faster, so that somebody can watch; None is as fast as it goes.
+    :param rows_per_second: import no faster than this; None has no limit.
     """
 
     name = "lite"
@@ -226,7 +227,7 @@ class LiteBackend:
             was_importing = job.state == api.IMPORTING
             job.end(ABORT_REASON)
             self._save_jobs()
-        if not was_importing:  # else it is removed where it is written
+        if not was_importing:  # else the worker removes what it wrote
             self._remove_staged(job)
 
     def forget(self, job_id: str) -> None:
@@ -246,7 +247,7 @@ class LiteBackend:
         self._worker.submit(self._run, job)
 
     def _run(self, job: Job) -> None:
-        """Do what is next for a job; in the worker's thread."""
+        """Do the next step of a job; in the worker's thread."""
         try:
             if job.state != api.COMMITTING:
                 self._stage(job)
@@ -264,7 +265,7 @@ class LiteBackend:
             self._remove_staged(job)
 
     def _stage(self, job: Job) -> None:
-        """Read the files, let the engine judge the rows, and keep them."""
+        """Read the files, let the engine check the rows, and keep them in the staging directory."""
         with self._jobs_lock:
             self._check_wanted(job)
             job.state = api.IMPORTING
@@ -280,7 +281,7 @@ class LiteBackend:
         try:
             # Milvus too reads all files once before it imports the first, and knows their rows from then on.
             for number, file in enumerate(job.files):
-                with contextlib.suppress(Exception):  # what is wrong with a file is said when its turn comes
+                with contextlib.suppress(Exception):  # what is wrong with a file is reported when it is imported
                     total = open_rows(file.paths, schema, job.request.options).total
                     self._update(job, number, replaced(total_rows=total))
             for number in range(len(job.files)):
@@ -323,7 +324,7 @@ class LiteBackend:
         self._update(job, number, replaced(state=api.COMPLETED, progress=100, complete_time=now))
 
     def _publish(self, job: Job) -> None:
-        """Put the rows that were kept into the collection; who reads through the engine's lock sees all or none."""
+        """Insert the staged rows into the collection; a reader that holds the engine's lock sees all or none."""
         request = job.request
         partition = {"partition_name": request.partition_name} if request.partition_name else {}
         published: list[Any] = []
@@ -393,7 +394,7 @@ class LiteBackend:
             ) from None
         return {job.job_id: job for job in jobs}
 
-    # Collections, in the words of Milvus's REST API
+    # Collections, as Milvus's REST API has them
 
     def check(self, database: str, collection: str = "") -> None:
         with self.engine() as engine:
@@ -497,11 +498,6 @@ def replaced(**values: Any) -> Callable[[FileStatus], FileStatus]:
     return lambda file: replace(file, **values)
 
 
-def failed(file: FileStatus, reason: str) -> FileStatus:
-    """Return the file of a failed job that was not imported to its end."""
-    return replace(file, state=api.FAILED, progress=0, imported_rows=0, complete_time=None, reason=reason)
-
-
 def wrong_state(verb: str, job: Job) -> ApiError:
     """Say that a job can no longer, or not yet, be committed or aborted."""
     return ApiError(
@@ -570,7 +566,7 @@ def jsonable(row: Row) -> Row:
 
 
 def size_of(name: str) -> int:
-    """Bytes; 0 where there is no such file, which is said when it is read."""
+    """Bytes; 0 where there is no such file, which is reported when it is read."""
     try:
         return os.stat(local_path(name)).st_size
     except (OSError, ValueError):

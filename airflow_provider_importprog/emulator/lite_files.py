@@ -107,7 +107,6 @@ def _csv_rows(path: Path, schema: Any, options: Mapping[str, str]) -> Rows:
                 except ValueError:
                     kind = fields[name].dtype.name
                     raise FileError(f"row {number}: field {name!r} value {text!r} is no {kind}") from None
-            # A field that has a default, or fills itself, is left out; one that is null is the engine's to judge.
             yield row
 
     return Rows(sum(1 for _ in lines()) - 1, _sliced(rows()))

@@ -57,9 +57,9 @@ class ServerProfile:
     def __post_init__(self) -> None:
         """Refuse a value that the setting cannot have; it may come from a command line or a request."""
         dialects = self.dialects if isinstance(self.dialects, (tuple, list, set, frozenset)) else ()
-        if not dialects or not set(dialects) <= set(DIALECTS):
+        if not dialects or any(each not in DIALECTS for each in dialects):
             raise ValueError(f"dialects are some of {', '.join(DIALECTS)}, not {self.dialects!r}.")
-        object.__setattr__(self, "dialects", tuple(sorted(dialects)))
+        object.__setattr__(self, "dialects", tuple(sorted(set(dialects))))
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(each.default, bool) and not isinstance(value, bool):
@@ -97,26 +97,28 @@ PROFILES: dict[str, ServerProfile] = {
     ),
 }
 
-QUIRKS = tuple(each.name for each in fields(ServerProfile))
+SETTINGS = tuple(each.name for each in fields(ServerProfile))
 
 
-def server_profile(profile: str | ServerProfile, quirks: Mapping[str, Any]) -> ServerProfile:
+def server_profile(profile: str | ServerProfile, settings: Mapping[str, Any]) -> ServerProfile:
     """Return a profile with some of its settings replaced; raises ValueError for what does not exist."""
     if isinstance(profile, str):
         if profile not in PROFILES:
             raise ValueError(f"A profile is one of {', '.join(PROFILES)}, not {profile!r}.")
         profile = PROFILES[profile]
-    for name in quirks:
-        if name not in QUIRKS:
-            raise ValueError(f"A server has no setting {name!r}: there are {', '.join(QUIRKS)}.")
-    return replace(profile, **quirks)
+    if not isinstance(profile, ServerProfile):
+        raise ValueError(f"A profile is one of {', '.join(PROFILES)}, not {profile!r}.")
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(f"A server has no setting {name!r}: there are {', '.join(SETTINGS)}.")
+    return replace(profile, **settings)
 
 
-def quirk_of(text: str) -> tuple[str, Any]:
+def setting_of(text: str) -> tuple[str, Any]:
     """Read ``name=value`` from a command line; raises ValueError."""
     name, _, value = text.partition("=")
-    if name not in QUIRKS:
-        raise ValueError(f"A server has no setting {name!r}: there are {', '.join(QUIRKS)}.")
+    if name not in SETTINGS:
+        raise ValueError(f"A server has no setting {name!r}: there are {', '.join(SETTINGS)}.")
     if name == "dialects":
         return name, tuple(value.split(","))
     if name == "file_names":

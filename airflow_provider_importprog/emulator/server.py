@@ -70,7 +70,7 @@ Call = Callable[[web.Request], Awaitable[dict[str, Any] | list[dict[str, Any]]]]
 
 
 class Server:
-    """Puts the wire's words before a backend."""
+    """Answers requests from a backend."""
 
     def __init__(self, backend: Backend, state: ServerState) -> None:
         self._backend = backend
@@ -119,7 +119,7 @@ class Server:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let a request meet what `Faults` has for it; the emulator's own paths stay within reach."""
+        """Apply the faults to a request; the emulator's own paths meet no outage and no rate limit."""
         call = CALL_OF_PATH.get(request.path)
         if call is not None:
             self._state.requests[request.path] += 1
@@ -134,7 +134,7 @@ class Server:
         wanted = self._state.faults.next_answer(call)
         if wanted is not None:
             if wanted.done:
-                # aiohttp reads the body no more once it has answered.
+                # After the answer aiohttp no longer reads the body.
                 await request.read()
                 await self._do(request, handler, wanted.delay)
             refused = self._say(wanted.code, wanted.status, message=wanted.message)
@@ -143,7 +143,7 @@ class Server:
             return refused
         answer = await handler(request)
         if call in CHANGES:
-            while self._state.faults.next_outage() == "silent":  # noqa: ASYNC110 (a test's clock wakes nobody)
+            while self._state.faults.next_outage() == "silent":  # noqa: ASYNC110 (a test's clock notifies nobody)
                 await asyncio.sleep(CLOCK_POLL_SECONDS)
         return answer
 
@@ -202,7 +202,7 @@ class Server:
         return hmac.compare_digest(given, f"Bearer {self._state.token}".encode())
 
     def _api(self, call: Call, success: int = 0) -> Handler:
-        """Put a call's answer, or its error, into the API's words."""
+        """Write a call's answer, or its error, as the API does."""
 
         async def handler(request: web.Request) -> web.Response:
             try:
@@ -347,7 +347,7 @@ class Server:
         return retention is not None and job.ended_for is not None and job.ended_for >= retention
 
     def _idempotency_key(self, request: web.Request) -> str:
-        """Read the key of a create request, in Milvus's own terms; empty where there is none that counts."""
+        """Read the key of a create request, by Milvus's rules; empty where there is none that counts."""
         key = request.headers.get("Idempotency-Key", "") if self._profile.idempotency else ""
         if len(key) > LONGEST_KEY or not (key.isascii() and key.isprintable()):
             raise wrong("Idempotency-Key", f"printable ASCII, at most {LONGEST_KEY} bytes")
@@ -433,7 +433,7 @@ class Server:
     # the emulator's own controls
 
     def _control(self, call: Call) -> Handler:
-        """Serve a call that no web page may make: a browser sends another type across sites, or another host."""
+        """Serve a call that no web page may make: it would send another content type, or its own host name."""
 
         async def handler(request: web.Request) -> web.Response:
             if not is_local(request.headers.get("Host", ""), self._state.host):
@@ -509,8 +509,8 @@ class Server:
         return {}
 
     async def _control_profile(self, request: web.Request) -> dict[str, Any]:
-        quirks = await json_object(request)
-        self._state.profile = server_profile(quirks.pop("profile", self._profile), quirks)
+        settings = await json_object(request)
+        self._state.profile = server_profile(settings.pop("profile", self._profile), settings)
         return {}
 
     async def _control_forget(self, request: web.Request) -> dict[str, Any]:
@@ -671,7 +671,7 @@ def options_of(body: dict[str, Any]) -> dict[str, str]:
 
 
 def error(code: int, message: str, status: int = 200) -> web.Response:
-    """Answer an error in the words of both dialects."""
+    """Answer an error in the form of both dialects."""
     return web.json_response({"code": code, "message": message}, status=status)
 
 

@@ -1,4 +1,4 @@
-"""Import jobs that only pretend: they walk through the states over a time the caller sets."""
+"""Import jobs that import nothing: they pass through the states over a time that the caller sets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from airflow_provider_importprog.emulator.backend import (
     ImportRequest,
     JobStatus,
     UnknownJobError,
+    failed,
     file_reason,
 )
 
@@ -68,7 +69,7 @@ class PlannedFile:
 
 @dataclass
 class Job:
-    """A job is its plan and two moments: all else follows from the time that has passed."""
+    """A job is its plan and two times: all else follows from the time that has passed."""
 
     job_id: str
     request: ImportRequest
@@ -303,11 +304,6 @@ def simulated(backend: Backend) -> SimulatedBackend:
     if not isinstance(backend, SimulatedBackend):
         raise ApiError(api.PARAMETER_INVALID, f"The {backend.name} backend imports for real: use the simulated one")
     return backend
-
-
-def failed(file: FileStatus, reason: str) -> FileStatus:
-    """Return the file of a failed job that was not imported to its end."""
-    return replace(file, state=api.FAILED, progress=0, imported_rows=0, complete_time=None, reason=reason)
 
 
 def first_match(patterns: Mapping[str, T], entry: tuple[str, ...], default: U) -> T | U:

@@ -1,4 +1,4 @@
-"""What the emulator and its server share: settings on the way in, and what was asked on the way out."""
+"""What the emulator and its server share: the settings, and counts of what was requested."""
 
 from __future__ import annotations
 

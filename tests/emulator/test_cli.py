@@ -17,7 +17,7 @@ from tests.emulator.client import V1, get
 def test_it_serves_until_it_is_told_to_end() -> None:
     command = [sys.executable, "-m", "airflow_provider_importprog.emulator", "--port", "0"]
     command += ["--backend", "simulated", "--fail-file", "*bad*=broken=yes", "--no-idempotency"]
-    command += ["--profile", "zilliz-cloud", "--quirk", "job_limit=7", "--quirk", "file_names=sent"]
+    command += ["--profile", "zilliz-cloud", "--setting", "job_limit=7", "--setting", "file_names=sent"]
     command += ["--retention", "forever"]
     environment = {**os.environ, "IMPORTPROG_EMULATOR_TOKEN": "root:s3cret"}
     with subprocess.Popen(
@@ -90,7 +90,7 @@ def test_nonsense_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ["--duration", "soon"],
         ["--duration", "-1"],
         ["--backend", "oracle"],
-        ["--quirk", "colour=red"],
+        ["--setting", "colour=red"],
         ["--profile", "milvus-9"],
         ["--retention", "long"],
     ):
@@ -98,7 +98,7 @@ def test_nonsense_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert ended.value.code == 2
     assert "--duration" in capsys.readouterr().err
-    assert "job_limit" in run(capsys, "--backend", "simulated", "--quirk", "job_limit=-1")
+    assert "job_limit" in run(capsys, "--backend", "simulated", "--setting", "job_limit=-1")
 
 
 def test_simulated_needs_no_extra() -> None:

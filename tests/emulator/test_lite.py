@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def test_files_fail_for_a_reason(
     assert job["state"] == "Failed"
     assert reason in job["reason"]
     assert str(bad) in job["reason"]
-    # As Milvus does: who is not completed is blamed, and nothing of the job is there.
+    # As Milvus does: each file that is not completed gets the job's reason, and no row of the job is there.
     assert [file["state"] for file in job["details"]] == ["Completed", "Failed", "Failed"]
     assert [file.get("reason") for file in job["details"]] == [None, job["reason"], job["reason"]]
     assert v1_progress(lite.url, job_id)["errorMessage"] == job["reason"]
@@ -341,6 +342,25 @@ def test_a_restart_keeps_rows_jobs_and_what_is_uncommitted(tmp_path: Path, rows_
     (tmp_path / "data" / "jobs.json").write_text("[{}]")
     with pytest.raises(EmulatorError, match=r"jobs\.json is not what an emulator wrote"):
         Emulator("lite", data_dir=tmp_path / "data").start()
+
+
+def test_a_commit_that_was_cut_off_goes_on_and_doubles_nothing(tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "data", tmp_path / "rows.json"
+    file.write_text(json.dumps([{"vector": [0.5] * DIM} for _ in range(1500)]))
+    with Emulator("lite", data_dir=data_dir) as emulator:
+        post(emulator.url, f"{COLLECTIONS}/create", collectionName="c", schema={"fields": FIELDS[:2], "autoID": True})
+        job_id = create(emulator.url, str(file), collection="c", options=TWO_PHASE)
+        wait(emulator.url, job_id, states=["Uncommitted"])
+        shutil.copytree(data_dir / "staging", tmp_path / "staged")
+        post(emulator.url, f"{V2}/commit", jobId=job_id)
+        wait(emulator.url, job_id)
+    # As if it had been killed after it published the rows, and before it noted that.
+    shutil.rmtree(data_dir / "staging")
+    shutil.copytree(tmp_path / "staged", data_dir / "staging")
+    (job,) = json.loads((data_dir / "jobs.json").read_text())
+    (data_dir / "jobs.json").write_text(json.dumps([{**job, "state": "Committing", "ended": None}]))
+    with Emulator("lite", data_dir=data_dir) as emulator:
+        assert wait(emulator.url, job_id)["importedRows"] == count(emulator.url, "c") == 1500
 
 
 def test_a_killed_emulator_goes_on_where_it_was(tmp_path: Path, rows_file: Callable[..., str]) -> None:

@@ -49,6 +49,8 @@ TOKEN = "root:s3cret"
         ("/emulator/profile", b'{"profile": "milvus-1"}', 1100, "milvus-1"),
         ("/emulator/profile", b'{"colour": "red"}', 1100, "colour"),
         ("/emulator/profile", b'{"string_code": "yes"}', 1100, "string_code"),
+        ("/emulator/profile", b'{"profile": 7}', 1100, "7"),
+        ("/emulator/profile", b'{"dialects": [["v1"]]}', 1100, "dialects"),
         ("/emulator/collections", b'{"names": "articles"}', 1100, "names"),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_failing_file_fails_its_job(emulator: Emulator, clock: Clock) -> None:
     reason = "import of file 'in/bad.json' failed: row 7 has no vector"
     assert (job["state"], job["reason"], job["completeTime"]) == ("Failed", reason, "")
     assert (job["progress"], job["importedRows"], job["totalRows"]) == (0, 0, 0)
-    # Milvus blames every file that is not completed, innocent ones too.
+    # Milvus gives each file that is not completed the job's reason, also the one that was never read.
     assert [(file["state"], file.get("reason")) for file in job["details"]] == [
         ("Completed", None),
         ("Failed", reason),
