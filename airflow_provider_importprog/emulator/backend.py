@@ -1,31 +1,40 @@
-"""What every backend of the emulator offers to the server, and the words they share."""
+"""What every backend of the emulator offers to the server, and the names they share."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+# States of a job.
 PENDING = "Pending"
-PRE_IMPORTING = "PreImporting"
 IMPORTING = "Importing"
 UNCOMMITTED = "Uncommitted"
 COMMITTING = "Committing"
 COMPLETED = "Completed"
 FAILED = "Failed"
+# A file's are these, and `IN_PROGRESS` where a job is `IMPORTING`.
+IN_PROGRESS = "InProgress"
+
+ABORT_REASON = "aborted by user"
+"""What Milvus gives as the reason of an aborted job, and the only sign that it was aborted."""
 
 # Milvus's error codes (pkg/util/merr) for what can go wrong here.
 COLLECTION_NOT_FOUND = 100
+NOT_LOADED = 101
+DATABASE_NOT_FOUND = 800
 PARAMETER_INVALID = 1100
 NOT_AUTHENTICATED = 1800
 NOT_JSON = 1801
 PARAMETER_MISSING = 1802
 RATE_LIMITED = 1807
 IMPORT_FAILED = 2100
+IMPORT_FAILED_ON_SERVER = 2101
+TIMED_OUT = 10001
 UNEXPECTED = 65535
 
 
@@ -41,10 +50,30 @@ class ApiError(Exception):
         self.code = code
         self.message = message
 
-    @classmethod
-    def unknown_job(cls, job_id: str) -> ApiError:
-        """Say what Milvus says of a job it has no record of."""
-        return cls(IMPORT_FAILED, f"import job does not exist, jobID={job_id}: importing data failed")
+
+class UnknownJobError(ApiError):
+    """There is no record of the job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(IMPORT_FAILED, f"import job does not exist, jobID={job_id}: importing data failed")
+
+
+def no_database(database: str) -> ApiError:
+    """Say that a database does not exist."""
+    return ApiError(DATABASE_NOT_FOUND, f"database not found[database={database}]")
+
+
+def no_collection(database: str, collection: str) -> ApiError:
+    """Say that a collection does not exist."""
+    return ApiError(
+        COLLECTION_NOT_FOUND,
+        f"collection not found[database={database or 'default'}][collection={collection}]",
+    )
+
+
+def file_reason(path: str, reason: str) -> str:
+    """Return a job's reason for failing: Milvus names the file inside, and gives every file this reason."""
+    return reason if path in reason else f"import of file '{path}' failed: {reason}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +86,8 @@ class ImportRequest:
     partition_name: str = ""
     db_name: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    partial_success: bool = False
+    """A file that fails leaves the job to complete."""
 
     @property
     def auto_commit(self) -> bool:
@@ -80,6 +111,11 @@ class FileStatus:
     reason: str = ""
 
 
+def failed(file: FileStatus, reason: str) -> FileStatus:
+    """Return the file of a failed job that was not imported to its end."""
+    return replace(file, state=FAILED, progress=0, imported_rows=0, complete_time=None, reason=reason)
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """An import job as it stands now. Units as in `FileStatus`."""
@@ -91,6 +127,10 @@ class JobStatus:
     files: tuple[FileStatus, ...]
     complete_time: datetime | None = None
     reason: str = ""
+    create_time: datetime | None = None
+    auto_commit: bool = True
+    ended_for: float | None = None
+    """Seconds since the job ended; None while it goes on."""
 
     @property
     def size(self) -> int:
@@ -116,6 +156,9 @@ class Backend(Protocol):
     def stop(self) -> None:
         """End everything that `start` began; may be called twice, or after a failed start."""
 
+    def check(self, database: str, collection: str = "") -> None:
+        """Raise `ApiError` if there is no such database, or no such collection; empty is not checked."""
+
     def create(self, request: ImportRequest) -> str:
         """Begin an import job and return its id."""
 
@@ -124,18 +167,33 @@ class Backend(Protocol):
     def list(self, collection_name: str = "") -> list[JobStatus]:
         """Jobs into one collection, or all of them, oldest first."""
 
-    def commit(self, job_id: str) -> None: ...
+    def commit(self, job_id: str) -> None:
+        """Make the rows of a two-phase import visible; does nothing if that is done or under way."""
 
-    def abort(self, job_id: str) -> None: ...
+    def abort(self, job_id: str) -> None:
+        """End a job that is not committed; does nothing if it has failed already."""
 
     def forget(self, job_id: str) -> None:
         """Drop the record of a job, as a server does when its retention is over."""
 
-    def fail_file(self, pattern: str, reason: str) -> None:
-        """Make files of later jobs whose name matches the pattern fail with a reason."""
+    def refresh_load(self, database: str, collection: str) -> None:
+        """Make imported rows visible in a loaded collection; raises `ApiError` if it is not loaded."""
 
     def describe(self) -> dict[str, str]:
         """Tell what a person should know about this backend: addresses, version, directories."""
+
+
+@runtime_checkable
+class Collections(Protocol):
+    """What a backend that keeps rows offers besides, with the bodies of Milvus's REST API."""
+
+    def create_collection(self, database: str, collection: str, body: dict[str, Any]) -> None: ...
+
+    def drop_collection(self, database: str, collection: str, body: dict[str, Any]) -> None: ...
+
+    def query(self, database: str, collection: str, body: dict[str, Any]) -> Sequence[dict[str, Any]]: ...
+
+    def search(self, database: str, collection: str, body: dict[str, Any]) -> Sequence[dict[str, Any]]: ...
 
 
 def job_ids() -> Iterator[str]:

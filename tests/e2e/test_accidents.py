@@ -159,7 +159,7 @@ def test_gates_end_right_though_milvus_is_killed_and_started_again(rig: Rig, tmp
 @contextlib.contextmanager
 def milvus(rig: Rig, port: int, data: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run the emulator before a real Milvus, in a process of its own."""
-    command = [sys.executable, "-m", "airflow_provider_importprog.emulator", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.embedded_milvus", "--port", str(port)]
     env = {**os.environ, "IMPORTPROG_EMULATOR_TOKEN": rig.token}
     with log.open("wb") as output:
         process = subprocess.Popen(

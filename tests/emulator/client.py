@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import requests
@@ -44,12 +45,21 @@ def v1_progress(url: str, job_id: str) -> dict[str, Any]:
     return data
 
 
-def wait(url: str, job_id: str, seconds: float = 60) -> dict[str, Any]:
-    """The job once it has ended."""
+def count(url: str, collection: str) -> int:
+    """Rows that a query sees (lite)."""
+    answer = post(url, "/v2/vectordb/entities/query", collectionName=collection, outputFields=["count(*)"]).json()
+    assert answer["code"] == 0, answer
+    return int(answer["data"][0]["count(*)"])
+
+
+def wait(
+    url: str, job_id: str, seconds: float = 60, states: Collection[str] = ("Completed", "Failed")
+) -> dict[str, Any]:
+    """The job once it has ended, or is in one of some states."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         job = describe(url, job_id)
-        if job["state"] in ("Completed", "Failed"):
+        if job["state"] in states:
             return job
-        time.sleep(0.1)
-    raise AssertionError(f"job {job_id} did not end in {seconds} s")
+        time.sleep(0.05)
+    raise AssertionError(f"job {job_id} was not {states} in {seconds} s")

@@ -52,8 +52,10 @@ def milvus_emulator() -> Iterator[Emulator]:
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("Milvus runs here on Linux x86_64 only")
     if not all(map(importlib.util.find_spec, ("milvus", "pymilvus"))):
-        pytest.skip("the emulator extra is not installed")
-    with Emulator("milvus") as emulator:
+        pytest.skip("embedded Milvus is not installed")
+    from tests.embedded_milvus.backend import MilvusBackend
+
+    with Emulator(MilvusBackend()) as emulator:
         yield emulator
 
 

@@ -24,6 +24,11 @@ TOKEN = "root:s3cret"
         (f"{V2}/describe", b'{"jobId": 7}', 1801, "jobId"),
         (f"{V2}/describe", b'{"jobId": "7"}', 2100, "import job does not exist, jobID=7"),
         (f"{V2}/commit", b'{"jobId": "7"}', 2100, "import job does not exist, jobID=7"),
+        (f"{V2}/describe", b'{"jobId": "job-7"}', 2100, "parse job id failed, err=%w strconv.ParseInt"),
+        (f"{V2}/describe", b'{"jobId": "9223372036854775808"}', 2100, "out of range"),
+        (f"{V2}/commit", b'{"jobId": "job-7"}', 1100, "strconv.ParseInt"),
+        (f"{V2}/abort", b'{"jobId": ""}', 1802, "jobId"),
+        (f"{V2}/abort", b'{"jobId": "None"}', 1100, "strconv.ParseInt"),
         (f"{V2}/create", b'{"files": [["a"]]}', 1802, "collectionName"),
         (f"{V2}/create", b'{"collectionName": "c"}', 1802, "files"),
         (f"{V2}/create", b'{"collectionName": "c", "files": ["a"]}', 1801, "list of lists"),
@@ -39,10 +44,19 @@ TOKEN = "root:s3cret"
         ("/emulator/outage", b'{"seconds": 1, "kind": "flood"}', 1100, "flood"),
         ("/emulator/rate_limit", b"{}", 1100, "would never end"),
         ("/emulator/forget", b'{"jobId": "7"}', 2100, "does not exist"),
+        ("/emulator/time_out", b'{"call": "guess"}', 1100, "guess"),
+        ("/emulator/answer", b'{"call": "list", "code": 4, "status": 99}', 1100, "99"),
+        ("/emulator/profile", b'{"profile": "milvus-1"}', 1100, "milvus-1"),
+        ("/emulator/profile", b'{"colour": "red"}', 1100, "colour"),
+        ("/emulator/profile", b'{"string_code": "yes"}', 1100, "string_code"),
+        ("/emulator/profile", b'{"profile": 7}', 1100, "7"),
+        ("/emulator/profile", b'{"dialects": [["v1"]]}', 1100, "dialects"),
+        ("/emulator/collections", b'{"names": "articles"}', 1100, "names"),
     ],
 )
 def test_what_is_wrong_with_a_request(emulator: Emulator, path: str, body: bytes, code: int, message: str) -> None:
-    answer = requests.post(emulator.url + path, data=body, timeout=10)
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(emulator.url + path, data=body, headers=headers, timeout=10)
     assert answer.status_code == 200
     assert answer.json()["code"] == code
     assert message in answer.json()["message"]
@@ -58,9 +72,10 @@ def test_what_is_wrong_with_a_v1_request(emulator: Emulator, query: str, code: i
 
 
 @pytest.mark.parametrize("source", ["files", "objectUrls", "dataPaths"])
-def test_every_source_of_files(emulator: Emulator, source: str) -> None:
+def test_every_source_of_files(emulator: Emulator, clock: Clock, source: str) -> None:
     body: dict[str, Any] = {"collectionName": "c", source: [["x.npy", "y.npy"]]}
     job_id = post(emulator.url, f"{V2}/create", **body).json()["data"]["jobId"]
+    clock.pass_by(50)
     assert [file["fileName"] for file in describe(emulator.url, job_id)["details"]] == ["[x.npy y.npy]"]
 
 
@@ -150,7 +165,7 @@ def test_controls_over_http(emulator: Emulator, clock: Clock) -> None:
     clock.pass_by(100)
     shown = get(emulator.url, "/emulator").json()["data"]
     assert shown["backend"] == "simulated"
-    assert shown["jobs"][0]["reason"] == "no CSV here"
+    assert shown["jobs"][0]["reason"].endswith("no CSV here")
     post(emulator.url, "/emulator/forget", jobId=job_id)
     assert get(emulator.url, "/emulator").json()["data"]["jobs"] == []
 

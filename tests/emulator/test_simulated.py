@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_a_job_walks_through_its_states(emulator: Emulator, clock: Clock) -> Non
         job = describe(emulator.url, job_id)
         seen.append((job["state"], job["progress"], job["importedRows"]))
         clock.pass_by(10)
-    assert [state for state, _, _ in seen] == (["Pending"] + ["PreImporting"] * 2 + ["Importing"] * 7 + ["Completed"])
+    assert [state for state, _, _ in seen] == (["Pending"] + ["Importing"] * 9 + ["Completed"])
     assert [progress for _, progress, _ in seen] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
     rows = [count for _, _, count in seen]
     assert rows == sorted(rows)
@@ -28,10 +29,10 @@ def test_files_go_one_after_another(emulator: Emulator, clock: Clock) -> None:
     job_id = create(emulator.url, "a.json", "b.json")
     clock.pass_by(40)
     states = [file["state"] for file in describe(emulator.url, job_id)["details"]]
-    assert states == ["Importing", "Pending"]
+    assert states == ["InProgress", "Pending"]
     clock.pass_by(55)
     states = [file["state"] for file in describe(emulator.url, job_id)["details"]]
-    assert states == ["Completed", "Importing"]
+    assert states == ["Completed", "InProgress"]
 
 
 def test_answers_have_the_shape_of_v2(emulator: Emulator, clock: Clock) -> None:
@@ -100,14 +101,17 @@ def test_a_failing_file_fails_its_job(emulator: Emulator, clock: Clock) -> None:
     job_id = create(emulator.url, "in/good.json", "in/bad.json", "in/never.json")
     clock.pass_by(1000)
     job = describe(emulator.url, job_id)
-    assert (job["state"], job["reason"], job["completeTime"]) == ("Failed", "row 7 has no vector", "")
+    reason = "import of file 'in/bad.json' failed: row 7 has no vector"
+    assert (job["state"], job["reason"], job["completeTime"]) == ("Failed", reason, "")
+    assert (job["progress"], job["importedRows"], job["totalRows"]) == (0, 0, 0)
+    # Milvus gives each file that is not completed the job's reason, also the one that was never read.
     assert [(file["state"], file.get("reason")) for file in job["details"]] == [
         ("Completed", None),
-        ("Failed", "row 7 has no vector"),
-        ("Importing", None),
+        ("Failed", reason),
+        ("Failed", reason),
     ]
     old = v1_progress(emulator.url, job_id)
-    assert old["errorMessage"] == old["details"][1]["errorMessage"] == "row 7 has no vector"
+    assert old["errorMessage"] == old["details"][1]["errorMessage"] == reason
     assert old["completeTime"] is None
 
 
@@ -144,7 +148,7 @@ def test_two_phase_abort(emulator: Emulator, clock: Clock) -> None:
         assert post(emulator.url, f"{V2}/abort", jobId=job_id).json() == {"code": 0, "data": {}}
         job = describe(emulator.url, job_id)
         assert job["state"] == "Failed"
-        assert "aborted" in job["reason"]
+        assert job["reason"] == "aborted by user"
         assert job["importedRows"] == 0
     assert post(emulator.url, f"{V2}/commit", jobId=job_id).json()["code"] != 0
 
@@ -166,19 +170,40 @@ def test_a_record_expires(emulator: Emulator, clock: Clock) -> None:
     assert f"import job does not exist, jobID={job_id}" in answer.json()["message"]
 
 
-def test_records_are_kept_for_the_retention(clock: Clock) -> None:
-    with Emulator(duration=10, clock=clock, retention=60) as emulator:
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [({}, 48 * 3600), ({"profile": "milvus-2.4"}, 3 * 3600), ({"retention": 60}, 60), ({"retention": None}, None)],
+)
+def test_records_are_kept_for_the_retention(clock: Clock, settings: dict[str, Any], seconds: float | None) -> None:
+    with Emulator(duration=10, clock=clock, **settings) as emulator:
         job_id = create(emulator.url, "a.json")
-        clock.pass_by(69)
-        assert describe(emulator.url, job_id)["state"] == "Completed"
+        clock.pass_by(10 + (seconds or 10**9) - 1)
+        assert post(emulator.url, f"{V2}/get_progress", jobId=job_id).json()["data"]["state"] == "Completed"
         clock.pass_by(1)
-        assert post(emulator.url, f"{V2}/describe", jobId=job_id).json()["code"] != 0
-        assert get(emulator.url, f"{V1}/list").json()["data"]["count"] == 0
+        assert len(post(emulator.url, f"{V2}/list").json()["data"]["records"]) == (seconds is None)
+        answer = post(emulator.url, f"{V2}/get_progress", jobId=job_id).json()
+        assert answer["code"] == (2100 if seconds else 0)
 
 
-def test_true_sizes_of_files_that_are_there(emulator: Emulator, rows_file: Callable[..., str]) -> None:
+def test_rows_that_are_lost(emulator: Emulator, clock: Clock) -> None:
+    post(emulator.url, "/emulator/lose_rows", pattern="*short*", rows=10)
+    job_id = create(emulator.url, "a.json", "short.json")
+    clock.pass_by(100)
+    job = describe(emulator.url, job_id)
+    assert job["state"] == "Completed"
+    assert [file["totalRows"] - file["importedRows"] for file in job["details"]] == [0, 10]
+    assert job["importedRows"] == job["totalRows"] - 10
+
+
+def test_details_are_empty_while_a_job_is_pending(emulator: Emulator) -> None:
+    job = describe(emulator.url, create(emulator.url, "a.json"))
+    assert (job["state"], job["details"], job["totalRows"]) == ("Pending", [], 0)
+
+
+def test_true_sizes_of_files_that_are_there(emulator: Emulator, clock: Clock, rows_file: Callable[..., str]) -> None:
     path = rows_file("a b.json", 3)
     job_id = create(emulator.url, path, Path(path).as_uri())
+    clock.pass_by(50)
     assert [file["fileSize"] for file in describe(emulator.url, job_id)["details"]] == [Path(path).stat().st_size] * 2
 
 

@@ -25,12 +25,11 @@ from typing import IO
 
 from airflow_provider_importprog.emulator.backend import EmulatorError
 
-EXTRA = "airflow-provider-importprog[emulator]"
 TEMPORARY_PREFIX = "importprog-milvus-"
 START_TIMEOUT = 120.0
 """Seconds that Milvus may take to answer its health check."""
 START_ATTEMPTS = 3
-MILVUS_PLACES = (Path("/run/milvus"), Path("/tmp/milvus"))  # noqa: S108 - Milvus's choice
+MILVUS_PLACES = (Path("/run/milvus"), Path("/tmp/milvus"))
 
 # Every port that Milvus 2.3.5 opens, in the order of their numbers in a block.
 PORTS = (
@@ -57,12 +56,12 @@ MILVUS_YAML = """\
 etcd:
   endpoints: 127.0.0.1:{etcd}
   use: {{embed: true}}
-  config: {{path: {directory}/configs/etcd.yaml}}
-  data: {{dir: {directory}/etcd}}
-localStorage: {{path: {directory}/files}}
+  config: {{path: "{directory}/configs/etcd.yaml"}}
+  data: {{dir: "{directory}/etcd"}}
+localStorage: {{path: "{directory}/files"}}
 common: {{storageType: local}}
 mq: {{type: rocksmq}}
-rocksmq: {{path: {directory}/rocksmq}}
+rocksmq: {{path: "{directory}/rocksmq"}}
 proxy: {{ip: 127.0.0.1, port: {proxy}, internalPort: {proxy_internal}, http: {{enabled: false}}}}
 rootCoord: {{ip: 127.0.0.1, port: {root_coord}}}
 dataCoord: {{ip: 127.0.0.1, port: {data_coord}}}
@@ -76,7 +75,7 @@ log: {{level: warn, stdout: true}}
 
 ETCD_YAML = """\
 name: default
-data-dir: {directory}/etcd
+data-dir: "{directory}/etcd"
 listen-client-urls: http://127.0.0.1:{etcd}
 advertise-client-urls: http://127.0.0.1:{etcd}
 listen-peer-urls: http://127.0.0.1:{etcd_peer}
@@ -139,9 +138,7 @@ class MilvusServer:
         check_requirements()
         self._directory = self._open_directory()
         if not 0 <= self._wanted_port <= 65535 or (self._wanted_port and not is_free(self._wanted_port)):
-            raise EmulatorError(
-                f"Milvus cannot listen on port {self._wanted_port}: give it another with --milvus-port."
-            )
+            raise EmulatorError(f"Milvus cannot listen on port {self._wanted_port}: give it another.")
         binaries = unpacked_binaries(self._directory)
         for attempt in range(1, START_ATTEMPTS + 1):
             self._launch(binaries)
@@ -187,7 +184,8 @@ class MilvusServer:
         if self._wanted_port:
             ports["proxy"] = self._wanted_port
         self._port = ports["proxy"]
-        values = {"directory": self._directory, **ports}
+        # In quotes, as YAML and JSON both have them: any character may be in a path.
+        values = {"directory": json.dumps(str(self._directory))[1:-1], **ports}
         (configs / "milvus.yaml").write_text(MILVUS_YAML.format_map(values))
         (configs / "etcd.yaml").write_text(ETCD_YAML.format_map(values))
         (configs / "glog.conf").write_text(GLOG_CONF)
@@ -207,7 +205,7 @@ class MilvusServer:
             """Begin Milvus and wait for its end, for it dies with the thread that began it."""
             try:
                 with (self._directory / "milvus.log").open("wb") as log:
-                    process = self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                    process = self._process = subprocess.Popen(
                         command,
                         cwd=self._directory,
                         env=environment,
@@ -285,13 +283,11 @@ def check_requirements() -> None:
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise EmulatorError(
             "The milvus backend needs Linux on x86_64, and this is "
-            f"{platform.system()} on {platform.machine()}: use --backend simulated."
+            f"{platform.system()} on {platform.machine()}: use another backend."
         )
     for name in ("milvus", "pymilvus"):
         if importlib.util.find_spec(name) is None:
-            raise EmulatorError(
-                f"The milvus backend needs the package {name}, which is not installed: pip install '{EXTRA}'"
-            )
+            raise EmulatorError(f"The milvus backend needs the package {name}: install the dependency group 'test'.")
 
 
 def is_free(port: int) -> bool:

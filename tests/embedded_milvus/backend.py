@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from airflow_provider_importprog.emulator.backend import (
     FileStatus,
     ImportRequest,
     JobStatus,
+    UnknownJobError,
 )
-from airflow_provider_importprog.emulator.milvus_server import MilvusServer
+from tests.embedded_milvus.server import MilvusServer
 
 POLL_SECONDS = 0.2
 RPC_TIMEOUT = 10.0
@@ -33,8 +35,8 @@ TWO_PHASE = "Milvus 2.3.5 has no two-phase import: use the simulated backend"
 STATES = {
     0: api.PENDING,
     1: api.FAILED,
-    2: api.IMPORTING,
-    5: api.IMPORTING,  # persisted
+    2: api.IN_PROGRESS,
+    5: api.IN_PROGRESS,  # persisted
     6: api.COMPLETED,
     7: api.FAILED,  # and cleaned
 }
@@ -59,8 +61,17 @@ class Job:
     job_id: str
     collection_name: str
     tasks: list[Task]
+    ended: float | None = None
+    """The monotonic clock's reading when its end was first seen, seconds."""
 
     def status(self) -> JobStatus:
+        job = self._status()
+        if job.state not in (api.COMPLETED, api.FAILED):
+            return job
+        self.ended = self.ended or time.monotonic()
+        return replace(job, ended_for=time.monotonic() - self.ended)
+
+    def _status(self) -> JobStatus:
         files = tuple(task.file for task in self.tasks)
         states = {file.state for file in files}
         progress = sum(100 if task.ended else task.file.progress for task in self.tasks) // len(files)
@@ -99,9 +110,9 @@ class MilvusBackend:
         self._version = ""
 
     def start(self) -> None:
-        # pymilvus takes over a second to import, which Milvus needs to start anyway. By name, because the extra
+        # pymilvus takes over a second to import, which Milvus needs to start anyway. By name, because it
         # may not be installed and pymilvus brings no types. Its `utility` offers the same calls as this handler
-        # with a warning that they will go in 3.1; the extra pins 3.0.2.
+        # with a warning that they will go in 3.1.
         with ThreadPoolExecutor(1) as pool:
             handler = pool.submit(importlib.import_module, "pymilvus.client.grpc_handler")
             self._server.start()
@@ -133,7 +144,7 @@ class MilvusBackend:
         if not request.auto_commit:
             raise ApiError(api.PARAMETER_INVALID, TWO_PHASE)
         self._check_alive()
-        self._check_target(request)
+        self._check_partition(request)
         # Milvus takes one row-based file per task.
         entries = [
             part
@@ -166,9 +177,6 @@ class MilvusBackend:
         with self._lock:
             del self._jobs[self._job(job_id).job_id]
 
-    def fail_file(self, pattern: str, reason: str) -> None:
-        raise ApiError(api.PARAMETER_INVALID, "Milvus decides which files fail: use the simulated backend")
-
     def describe(self) -> dict[str, str]:
         return {
             "milvusUri": self._server.uri,
@@ -180,23 +188,27 @@ class MilvusBackend:
         try:
             return self._jobs[job_id]
         except KeyError:
-            raise ApiError.unknown_job(job_id) from None
+            raise UnknownJobError(job_id) from None
 
     def _check_alive(self) -> None:
         status = self._server.exit_status
         if status is not None:
             raise ApiError(api.UNEXPECTED, f"Milvus has ended with status {status}: start the emulator again")
 
-    def _check_target(self, request: ImportRequest) -> None:
+    def check(self, database: str, collection: str = "") -> None:
         """Milvus itself would look for a missing collection for most of a minute."""
-        database, collection, partition = request.db_name, request.collection_name, request.partition_name
         with self._answering():
-            if not self._client.has_collection(collection, **self._where(database)):
-                raise ApiError(
-                    api.COLLECTION_NOT_FOUND,
-                    f"collection not found[database={database or 'default'}][collection={collection}]",
-                )
-            if partition and not self._client.has_partition(collection, partition, **self._where(database)):
+            if collection and not self._client.has_collection(collection, **self._where(database)):
+                raise api.no_collection(database, collection)
+
+    def refresh_load(self, database: str, collection: str) -> None:
+        with self._answering():
+            self._client.load_collection(collection, refresh=True, **self._where(database))
+
+    def _check_partition(self, request: ImportRequest) -> None:
+        partition, where = request.partition_name, self._where(request.db_name)
+        with self._answering():
+            if partition and not self._client.has_partition(request.collection_name, partition, **where):
                 # Milvus's own code would be 200, which v1 takes for success.
                 raise ApiError(api.PARAMETER_INVALID, f"partition not found[partition={partition}]")
 
@@ -241,7 +253,7 @@ class MilvusBackend:
 
 def seen(file: FileStatus, state: Any) -> FileStatus:
     """Return the file as Milvus's task (a `BulkInsertState`) shows it now."""
-    name = STATES.get(state.state, api.IMPORTING)
+    name = STATES.get(state.state, api.IN_PROGRESS)
     if name == api.FAILED:
         return replace(file, state=name, progress=0, reason=state.failed_reason or "Milvus gave no reason")
     if name == api.COMPLETED:
