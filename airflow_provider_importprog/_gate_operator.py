@@ -242,9 +242,15 @@ class ImportGateOperator(BaseSensorOperator):
             if self._forgets and state.unknown_since is None:
                 state = replace(state, unknown_since=state.started_at)
         gate = self._gate = self._new_gate(state)
-        if gate.waited < 1 and not (self._store and self._store.found):
+        if not (self._rescheduled and self._begun(gate)):
             gate.announce()
         return gate
+
+    def _begun(self, gate: Gate) -> bool:
+        """Say whether this is not the first process of a rescheduled try. Before Airflow 3.3 only the time tells."""
+        if self._store is not None and self._store.lasts:
+            return self._store.begun
+        return gate.waited > max(self.poke_interval, 1)
 
     def _ask(self, gate: Gate, told: Decision | None = None) -> Decision:
         """Ask once.
