@@ -314,7 +314,7 @@ class Gate:
         answers = self.state.unknown_answers + 1
         self.state = replace(self.state, unknown_since=since, unknown_answers=answers)
         left = self.policy.unknown_job_grace - (now - since)
-        # One answer is not enough, however long ago it was: a replica of the server may lag behind the others.
+        # One answer alone is not believed: this verdict is final.
         if left > 0 or answers < 2:
             if answers == 1:
                 self._log.info("%s It may have been submitted just now: waiting for it.", error)

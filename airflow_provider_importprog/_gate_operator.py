@@ -191,7 +191,7 @@ class ImportGateOperator(BaseSensorOperator):
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
-        """Return what the gate decided, in place of the base class's own arithmetic, which a deferral cannot use."""
+        """Return what the gate decided, and not the base class's own arithmetic, which a deferral cannot use."""
         return self._delay
 
     @cached_property
@@ -242,9 +242,15 @@ class ImportGateOperator(BaseSensorOperator):
             if self._forgets and state.unknown_since is None:
                 state = replace(state, unknown_since=state.started_at)
         gate = self._gate = self._new_gate(state)
-        if gate.waited < 1 and not (self._store and self._store.found):
+        if not (self._rescheduled and self._begun(gate)):
             gate.announce()
         return gate
+
+    def _begun(self, gate: Gate) -> bool:
+        """Say whether this is not the first process of a rescheduled try. Before Airflow 3.3 only the time tells."""
+        if self._store is not None and self._store.lasts:
+            return self._store.begun
+        return gate.waited > max(self.poke_interval, 1)
 
     def _ask(self, gate: Gate, told: Decision | None = None) -> Decision:
         """Ask once.
@@ -357,7 +363,8 @@ class ImportGateOperator(BaseSensorOperator):
         seen = f" ({_messages.progress(job, None)})" if job else ""
         self.log.error("The gate fails after %s%s. %s", waited, seen, decision.message)
         if isinstance(decision.error, ImportSettingInvalid):
-            raise decision.error
+            decision.error.job = job
+            raise decision.error  # it may be of a class of its own
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
 
     def _refresh_load(self, job: ImportJob) -> None:
@@ -425,7 +432,7 @@ class ImportGateOperator(BaseSensorOperator):
 
     @contextmanager
     def _soft_failing(self) -> Generator[None, None, None]:
-        """Turn into a skip what soft_fail and never_fail say, alike in every mode, and with the reason."""
+        """Skip over what soft_fail and never_fail say, alike in every mode, and with the reason."""
         try:
             yield
         except AirflowSkipException:
@@ -455,7 +462,7 @@ def _try_started_at(context: Context) -> float | None:
 
 
 def _still_holds(told: Decision, error: ImportProgressException) -> bool:
-    """Say whether what a trigger decided holds although the worker has got an error in place of the details."""
+    """Say whether what a trigger decided holds although the worker has got an error and not the details."""
     if isinstance(error, ImportSettingInvalid):
         return False
     if isinstance(error, ImportJobUnknown) and told.verdict in _ANSWERED:

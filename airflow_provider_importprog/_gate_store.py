@@ -33,8 +33,8 @@ class GateStore:
         # As Airflow's own sensors count in reschedule mode: clearing a task raises its max_tries.
         self._first_try = (getattr(ti, "max_tries", 0) or 0) - retries + 1
         self._kept: dict[str, Any] = {}
-        #: Whether an earlier process of this gate had saved something.
-        self.found = False
+        #: Whether an earlier process of this try had begun to wait, as far as is known.
+        self.begun = False
 
     @property
     def lasts(self) -> bool:
@@ -48,10 +48,10 @@ class GateStore:
         :param rescheduled: whether each poke of this task is a process of its own.
         """
         kept = self._load()
-        self.found = kept.get("first_try") == self._first_try
-        if self.found:
+        if kept.get("first_try") == self._first_try:
             state = GateState.from_dict(kept.get("state"), kept.get("started_at"))
-            return state if kept.get("try") == self._try else GateState(state.started_at)
+            self.begun = kept.get("try") == self._try
+            return state if self.begun else GateState(state.started_at)
         first = self._first_start_of_airflow(rescheduled)
         return GateState(started_at if first is None else first)
 

@@ -25,7 +25,7 @@ class ImportState(str, Enum):
 
 
 def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Turn a dataclass's fields into plain JSON: times in ISO 8601, a state as its string."""
+    """Return a dataclass's fields as plain JSON: times in ISO 8601, a state as its string."""
     return {name: _plain_value(value) for name, value in fields}
 
 

@@ -253,7 +253,7 @@ class TestUnknownJob:
         driven.clock.sleep(59)
         driven.goes_on()
         driven.clock.sleep(59)
-        assert driven.unknown()[0] is WAIT
+        assert driven.unknown() == (WAIT, 30.0)
         driven.clock.sleep(60)
         decision = driven.gate.failed(UNKNOWN)
         assert (decision.verdict, decision.job) == (Verdict.JOB_UNKNOWN, job())

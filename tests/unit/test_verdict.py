@@ -52,7 +52,7 @@ def test_until_the_awaited_state_files_change_nothing(
     [
         pytest.param((), False, Verdict.OPEN, id="no files"),
         pytest.param((GOOD, GOOD), False, Verdict.OPEN, id="every file fine"),
-        pytest.param((GOOD, ONGOING), False, Verdict.OPEN, id="a file that lags behind its job"),
+        pytest.param((GOOD, ONGOING), False, Verdict.OPEN, id="a file that is not as far as its job"),
         pytest.param((GOOD, FAILED), False, Verdict.FILES_FAILED, id="a failed file"),
         pytest.param((BLAMED,), False, Verdict.FILES_FAILED, id="a file with an error and a good state"),
         pytest.param((GOOD, FAILED), True, Verdict.OPEN, id="a failed file allowed"),
