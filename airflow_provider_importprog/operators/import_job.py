@@ -35,8 +35,9 @@ class _SubmittingOperator(ImportGateOperator):
         self._refuse_reschedule()
 
     def _refuse_reschedule(self) -> None:
-        """Refuse what would send the request at each poke: at parsing, and when it runs, because the mode may have
-        been set since, by a policy or an executor.
+        """Refuse what would send the request at each poke.
+
+        At parsing, and when it runs: a policy or an executor may have set the mode since.
         """
         if self.mode == "reschedule" and self.wait and not self.deferrable:
             raise ImportSettingInvalid(
