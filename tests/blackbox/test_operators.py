@@ -26,7 +26,6 @@ from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
     ImportApiUnauthorized,
     ImportApiUnreachable,
-    ImportFilesFailed,
     ImportJobAmbiguous,
     ImportJobFailed,
     ImportJobUnknown,
@@ -50,7 +49,6 @@ from tests.blackbox.server import (
     Answer,
     ScriptedServer,
     dead_url,
-    v2_file,
 )
 
 FILES = ["a.parquet", "b/c.parquet"]
