@@ -35,9 +35,9 @@ class _SubmittingOperator(ImportGateOperator):
         self._refuse_reschedule()
 
     def _refuse_reschedule(self) -> None:
-        """Refuse a mode that would send the request at each poke.
+        """Refuse what would send the request at each poke.
 
-        At parsing, and when the task runs: a policy or an executor may have set the mode since.
+        At parsing, and when it runs: a policy or an executor may have set the mode since.
         """
         if self.mode == "reschedule" and self.wait and not self.deferrable:
             raise ImportSettingInvalid(
