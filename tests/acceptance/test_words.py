@@ -133,14 +133,14 @@ def test_the_codes_of_zilliz_for_a_bad_token(
 def test_a_gate_fails_at_once_over_them(server: ScriptedServer, gate: Gate, code: int) -> None:
     server.v2(v2_job(), says(code, "Token not found", 404))
     with pytest.raises(ImportApiUnauthorized):
-        gate.run(outage_tolerance=900, unknown_job_grace=900)
+        gate.run(outage_tolerance=2, unknown_job_grace=2, timeout=2)
 
 
 @pytest.mark.parametrize("answer", [says(2100, NO_ID), says(2100, NO_ID, 400), says(1100, NO_ID)])
 def test_an_id_that_no_server_can_parse(server: ScriptedServer, gate: Gate, answer: Answer) -> None:
     server.v2(answer)
     with pytest.raises(ImportProgressException, match=JOB) as caught:
-        gate.run(outage_tolerance=900, unknown_job_grace=900, timeout=3)
+        gate.run(outage_tolerance=2, unknown_job_grace=2, timeout=2)
     assert not isinstance(caught.value, ImportApiUnreachable)
     assert len(server.to(V2_DESCRIBE)) == 1
 
@@ -240,7 +240,7 @@ def test_the_server_gave_up_waiting(server: ScriptedServer, call: Call, answer: 
     assert len(server.to(V2_CREATE)) == 1
 
 
-@pytest.mark.parametrize("answer", [*GAVE_UP_AND_MORE.values(), RATE["4 on 200"], RATE["9 on 200"]])
+@pytest.mark.parametrize("answer", [GAVE_UP["408"], GAVE_UP["10000"], RATE["4 on 200"]])
 def test_for_a_gate_that_is_an_outage(server: ScriptedServer, gate: Gate, answer: Answer) -> None:
     server.v2(v2_job(), answer, answer, v2_job("Completed"))
     assert gate.run(outage_tolerance=60)
