@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 

@@ -100,9 +100,7 @@ def test_a_gate_sits_it_out(server: ScriptedServer, gate: Gate, answer: Answer) 
 
 @pytest.mark.parametrize("code", [100, 800])
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
-def test_a_missing_database_is_named_when_the_outage_was_too_long(
-    server: ScriptedServer, mode: str, code: int
-) -> None:
+def test_a_missing_database_is_named_when_the_outage_was_too_long(server: ScriptedServer, mode: str, code: int) -> None:
     server.v2(says(code, "database not found[database=shop]"))
     with pytest.raises(ImportApiUnreachable, match="db_name"):
         Gate(mode).run(outage_tolerance=0.2)
@@ -111,7 +109,7 @@ def test_a_missing_database_is_named_when_the_outage_was_too_long(
 @pytest.mark.parametrize(("code", "name"), [(100, "collection"), (800, "database")])
 def test_a_submission_names_the_setting(server: ScriptedServer, call: Call, code: int, name: str) -> None:
     server.on(V2_CREATE, says(code, f"{name} not found"))
-    with pytest.raises(ImportProgressException, match="db_name.*shop|shop.*db_name") as caught:
+    with pytest.raises(ImportProgressException, match=r"db_name.*shop|shop.*db_name") as caught:
         call("create_import_job", "books", files=["a"])
     assert not isinstance(caught.value, AirflowFailException)
 
@@ -177,9 +175,7 @@ def test_auto_takes_any_404_on_v1_for_no_v1(
 
 
 @pytest.mark.parametrize(("dialect", "code"), [("v1", "0"), ("v1", "200"), ("v2", "0")])
-def test_a_code_that_is_a_string(
-    server: ScriptedServer, connect: Connect, call: Call, dialect: str, code: str
-) -> None:
+def test_a_code_that_is_a_string(server: ScriptedServer, connect: Connect, call: Call, dialect: str, code: str) -> None:
     connect({"api_version": dialect})
     for answer in (one := v1_job(done=True), two := v2_job("Completed")):
         answer.body["code"] = code
@@ -216,7 +212,7 @@ RATE = {f"{code} on {status}": says(code, "slow down", status) for code in (4, 8
 @pytest.mark.parametrize("answer", RATE.values(), ids=RATE)
 def test_rate_limits(server: ScriptedServer, call: Call, answer: Answer, naps: list[float]) -> None:
     server.v2(answer)
-    with pytest.raises(ImportApiUnreachable, match="(?i)limit") as caught:
+    with pytest.raises(ImportApiUnreachable, match=r"(?i)limit") as caught:
         call.progress()
     assert not caught.value.in_doubt
 
