@@ -56,7 +56,7 @@ class Told:
 
 
 class Imports(ImportServer):
-    """Shows `createTime`, keeps databases apart, and can answer a request in doubt after it was carried out."""
+    """Shows the times that a job has, keeps databases apart, and can carry out a request and answer something else."""
 
     @staticmethod
     def _database(asked: Asked) -> str:
@@ -73,7 +73,7 @@ class Imports(ImportServer):
         answer = super()._describe(asked)
         if "data" in answer.body:
             job = self.jobs[asked.json["jobId"]]
-            answer.body["data"].update({key: job[key] for key in ("createTime", "data") if key in job})
+            answer.body["data"].update({key: job[key] for key in ("createTime", "completeTime") if key in job})
         return answer
 
     def _list(self, asked: Asked) -> Answer:
@@ -88,7 +88,7 @@ class Imports(ImportServer):
 
     def done_but(self, path: str, answer: Answer) -> None:
         """Carry out one request to a path, and give this answer in place of the true one."""
-        handler = self._handler(path)
+        handler = self.handler(path)
 
         def lose(asked: Asked) -> Answer:
             handler(asked)
@@ -98,9 +98,9 @@ class Imports(ImportServer):
 
     def not_done(self, path: str, *answers: Answer) -> None:
         """Answer so, and do nothing; then serve."""
-        self.server.on(path, *answers, self._handler(path))
+        self.server.on(path, *answers, self.handler(path))
 
-    def _handler(self, path: str) -> Callable[[Asked], Answer]:
+    def handler(self, path: str) -> Callable[[Asked], Answer]:
         handler: Callable[[Asked], Answer] = getattr(self, f"_{path.rpartition('/')[2]}")
         return handler
 

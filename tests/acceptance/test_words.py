@@ -197,13 +197,13 @@ def test_without_a_database_the_role_may_be_for_another(
 ) -> None:
     connect({"api_version": "v2"})
     server.v2(answer)
-    with pytest.raises(ImportApiUnauthorized, match=r"(?i)another database") as caught:
+    with pytest.raises(ImportApiUnauthorized, match=r"(?i)another") as caught:
         call.progress()
     assert "db_name" in str(caught.value)
     connect({"api_version": "v2", "db_name": "shop"})
     with pytest.raises(ImportApiUnauthorized) as caught:
         call.progress()
-    assert not re.search("(?i)another database", str(caught.value))
+    assert not re.search("(?i)another", str(caught.value))
 
 
 RATE = {f"{code} on {status}": says(code, "slow down", status) for code in (4, 8, 9, 1807) for status in (200, 429)}
@@ -212,7 +212,7 @@ RATE = {f"{code} on {status}": says(code, "slow down", status) for code in (4, 8
 @pytest.mark.parametrize("answer", RATE.values(), ids=RATE)
 def test_rate_limits(server: ScriptedServer, call: Call, answer: Answer, naps: list[float]) -> None:
     server.v2(answer)
-    with pytest.raises(ImportApiUnreachable, match=r"(?i)limit") as caught:
+    with pytest.raises(ImportApiUnreachable, match="slow down") as caught:
         call.progress()
     assert not caught.value.in_doubt
 
