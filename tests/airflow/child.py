@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import sys
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -98,6 +99,19 @@ def _be_true_2() -> None:
     _DAG_MODULE._run_task, _DAG_MODULE._run_inline_trigger = task, inline
 
 
+def _warm_up_3() -> None:
+    """Make the API that a task of 3.x talks to, which takes four seconds, and leave no thread."""
+    import httpx
+    from airflow.sdk.execution_time.supervisor import in_process_api_server
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(in_process_api_server().app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://in-process.invalid") as client:
+            await client.get("/health")
+
+    asyncio.run(ask())
+
+
 def _sleep(seconds: float) -> None:
     """Sleep; shorter between two looks of dag.test() at what it can run."""
     caller = sys._getframe(1).f_globals.get("__name__")
@@ -117,7 +131,12 @@ def _run(spec: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    print(json.dumps({"ready": airflow.__version__}), flush=True)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # which Airflow writes to
+    if not AIRFLOW_2:
+        _warm_up_3()
+    assert threading.active_count() == 1
+    print(json.dumps({"ready": airflow.__version__}), file=answers)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -130,9 +149,9 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
-        print(json.dumps({"pid": pid}), flush=True)
+        print(json.dumps({"pid": pid}), file=answers)
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"done": os.waitstatus_to_exitcode(status)}), flush=True)
+        print(json.dumps({"done": os.waitstatus_to_exitcode(status)}), file=answers)
 
 
 if __name__ == "__main__":
