@@ -35,7 +35,7 @@ class _Until:
     """A trigger that ends without an event at a deadline, where the scheduler would end it."""
 
     def __init__(self, trigger: Any, seconds: float | None) -> None:
-        path, kwargs = trigger.serialize()
+        _, kwargs = trigger.serialize()
         self._trigger = type(trigger)(**json.loads(json.dumps(kwargs)))  # 3.x has done so, 2.11 has not
         self._seconds = seconds
         self.timed_out = False
@@ -73,6 +73,8 @@ def _be_true_3() -> None:
 
 def _be_true_2() -> None:
     """The same for 2.11, and the start date, which dag.test() leaves out; ``execution_timeout`` counts from it."""
+    from airflow.exceptions import AirflowTaskTimeout
+
     run_task, run_trigger = _DAG_MODULE._run_task, _DAG_MODULE._run_inline_trigger
     began: dict[Any, datetime] = {}
     running: list[Any] = []
@@ -82,7 +84,10 @@ def _be_true_2() -> None:
         ti.start_date = began.setdefault((ti.task_id, ti.map_index, ti.try_number), datetime.now(timezone.utc))
         session.merge(ti)
         session.commit()
-        run_task(ti=ti, session=session, **kwargs)
+        try:
+            run_task(ti=ti, session=session, **kwargs)
+        except AirflowTaskTimeout:  # a BaseException, which would end dag.test()
+            traceback.print_exc()
 
     def inline(trigger: Any) -> None:
         deferral, ti = sys.exc_info()[1], running[0]
@@ -95,6 +100,7 @@ def _be_true_2() -> None:
             deferral.method_name, deferral.kwargs = "__fail__", {"error": "Trigger/execution timeout"}
         else:
             deferral.kwargs = {**(deferral.kwargs or {}), "event": event.payload}
+        ti.task = ti.task.get_dag().get_task(ti.task_id)  # which a worker makes anew
 
     _DAG_MODULE._run_task, _DAG_MODULE._run_inline_trigger = task, inline
 
@@ -135,7 +141,10 @@ def main() -> None:
     os.dup2(2, 1)  # which Airflow writes to
     if not AIRFLOW_2:
         _warm_up_3()
-    assert threading.active_count() == 1
+    end = time.monotonic() + 20
+    while threading.active_count() > 1:  # of the warm-up's loop, on their way out
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.05)
     print(json.dumps({"ready": airflow.__version__}), file=answers)
     for line in sys.stdin:
         pid = os.fork()

@@ -1,4 +1,7 @@
-"""Fixtures over a real Airflow."""
+"""Fixtures over a real Airflow.
+
+No ``__init__.py`` may be here: pytest puts tests/ on the path, and a package would stand before Airflow itself.
+"""
 
 from __future__ import annotations
 

@@ -134,9 +134,7 @@ class Airflow:
         notes, log = folder / "notes.jsonl", folder / "log"
         lines = "\n".join(f"    {line}" for one in tasks for line in one.splitlines())
         (folder / "dag.py").write_text(
-            _SOURCE.format(
-                notes=str(notes), dag_id=dag_id, default_args=default_args or {}, dag=dag or {}, tasks=lines
-            )
+            _SOURCE.format(notes=str(notes), dag_id=dag_id, default_args=default_args or {}, dag=dag or {}, tasks=lines)
         )
         spec = {"dag_id": dag_id, "folder": str(folder), "log": str(log), "env": env or {}}
         began = time.monotonic()
