@@ -74,7 +74,7 @@ class AsyncClient:
     @classmethod
     @asynccontextmanager
     async def shared(cls, settings: ImportConnection) -> AsyncIterator[AsyncClient]:
-        """Lend the client of this event loop; the last one to give it back closes it."""
+        """Share the client of this event loop; the last one to leave closes it."""
         clients = cls._shared.setdefault(asyncio.get_running_loop(), {})
         client = clients.get(settings)
         if client is None:

@@ -481,15 +481,16 @@ class ImportProgressAsyncHook(BaseHook):
 
     async def _newer(self, settings: ImportConnection) -> ImportConnection | None:
         """Return what the connection holds by now, or None where nothing in it has changed."""
+        try:
+            _forget_cached(self.importprog_conn_id)
+            self._loaded = await _load(self.importprog_conn_id)
+        except Exception:
+            return None
         if self._loaded == settings:
-            try:
-                _forget_cached(self.importprog_conn_id)
-                self._loaded = await _load(self.importprog_conn_id)
-            except Exception:
-                return None
-            if self._loaded != settings and self._entered is not None:
-                await self._entered.enter_async_context(AsyncClient.shared(self._loaded))
-        return self._loaded if self._loaded != settings else None
+            return None
+        if self._entered is not None:
+            await self._entered.enter_async_context(AsyncClient.shared(self._loaded))
+        return self._loaded
 
 
 class JobPoller:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from airflow_provider_importprog.exceptions import (
 from airflow_provider_importprog.hooks.import_progress import (
     ImportProgressAsyncHook,
     ImportProgressHook,
-    _forget_cached,
 )
 from tests.blackbox.driver import TOKEN_LOGIN, TOKEN_PASSWORD, Call, Connect
 from tests.blackbox.server import (
@@ -458,6 +458,8 @@ class TestRotation:
                 rotated()
                 jobs = await asyncio.gather(*[hook.get_import_progress(JOB) for _ in range(3)])
                 assert {job.job_id for job in jobs} == {JOB}
+                # An entered hook keeps the new session open too.
+                assert len(AsyncClient._shared[asyncio.get_running_loop()]) == (2 if entered else 0)
 
         asyncio.run(story())
 
@@ -490,12 +492,19 @@ class TestRotation:
         asyncio.run(story())
         assert len(server.asked) == 1
 
-    def test_airflows_cache_of_secrets_is_passed_by(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    def test_airflows_cache_of_secrets_is_passed_by(
+        self, rotated: Callable[[], None], monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
         cache = pytest.importorskip("airflow.sdk.execution_time.cache").SecretCache
-        kept = {"__c_importprog_default": "old", "__v_importprog_default": "a variable"}
-        monkeypatch.setattr(cache, "_cache", kept)
-        _forget_cached("importprog_default")
-        assert kept == {"__v_importprog_default": "a variable"}
+        monkeypatch.setattr(cache, "_cache", {})
+        monkeypatch.setattr(cache, "_ttl", timedelta(minutes=15), raising=False)
+        call = Call(kind)
+        call.progress()
+        kept = cache._cache["__c_importprog_default"]
+        rotated()
+        assert call.progress().job_id == JOB
+        assert cache._cache["__c_importprog_default"] is not kept
 
 
 class TestStorageKeys:

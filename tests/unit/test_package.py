@@ -28,7 +28,7 @@ else:
 
 PACKAGE = Path(airflow_provider_importprog.__file__).parent
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-HEAVY = {"aiohttp", "aiolimiter", "requests", "urllib3", "yarl"}
+HEAVY = {"aiohttp", "requests", "urllib3", "yarl"}
 # Where a module's name is not its distribution's.
 DISTRIBUTIONS = {"airflow": "apache-airflow", "dateutil": "python-dateutil"}
 # Distributions that another one brings by contract: their types are in its API.

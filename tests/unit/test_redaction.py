@@ -100,3 +100,8 @@ def test_the_credentials_of_a_proxy_are_redacted(shown: str) -> None:
 def test_a_library_shows_no_credentials_of_a_url(credentials: str) -> None:
     error: Any = OSError(f"407, url='http://{credentials}@proxy:8080/'")
     assert "'http://***@proxy:8080/'" in str(unreachable(settings(), Redactor(), error))
+
+
+def test_a_librarys_words_are_redacted_before_they_are_cut() -> None:
+    error = OSError("w" * 490 + PASSWORD)
+    assert PASSWORD[:6] not in str(unreachable(settings(), redactor_for(settings()), error))

@@ -559,6 +559,7 @@ class TestCommitAndAbort:
 
 PROGRESS = Request("GET", "/v1/x?jobId=7", job_id="7")
 V2_PROGRESS = Request("POST", DESCRIBE, job_id="7")
+NAMED = Request("GET", "/v1/x?jobId=abc", job_id="abc")
 IN_A_DATABASE = Request("POST", DESCRIBE, headers={"DB-Name": "sales"}, job_id="abc-7")
 SLOW_DOWN = said(8, "slow")
 HTML = b"<html><body>502 Bad Gateway</body></html>"
@@ -640,6 +641,7 @@ class TestRead:
             pytest.param(said(404, "no route /v1/x?jobId=7", 404), DialectNotServed, id="HTTP 404 repeats the path"),
             pytest.param(said(404, "HTTP/1.7 not found, 7.1", 404), DialectNotServed, id="HTTP 404 names another 7"),
             pytest.param(said(5, "Not Found", 404), DialectNotServed, id="HTTP 404 of a gateway"),
+            pytest.param(said(1100, "row 7 is bad"), Refused, id="another 7"),
             pytest.param(said(1100, "job not found"), Refused, id="some job not found"),
             pytest.param(said(2100, "import task node not found"), Refused, id="node not found"),
             pytest.param(said(2100, "import task failed: collection not found"), Refused, id="another not found"),
@@ -690,6 +692,7 @@ class TestRead:
             (V2_PROGRESS, said(65535, "no privilege"), "set db_name in the connection's extra"),
             (IN_A_DATABASE, said(1401, "x"), "to do this: x$"),
             (PROGRESS, said(1401, "x"), "to do this: x$"),
+            (NAMED, said(2100, "import job abc does not exist"), "no record of import job abc: import job abc"),
             (PROGRESS, said(9, "x"), "quota is used up: x"),
             (PROGRESS, said(2100, "reached the limit"), "as many import jobs as it takes"),
             (PROGRESS, said(10001, "x", 408), r"stopped waiting for itself \(code 10001, HTTP 408\): x"),
