@@ -379,8 +379,9 @@ class TestTime:
         delays = []
         for _ in range(6):
             delays.append(driven.goes_on()[1])
-            driven.clock.sleep(delays[-1])
             driven.restart()
+            assert driven.gate.next_poll_in == delays[-1]
+            driven.clock.sleep(delays[-1])
         assert delays == [10, 20, 40, 80, 100, 100]
         assert driven.down()[1] <= 100
 
