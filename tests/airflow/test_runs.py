@@ -110,7 +110,7 @@ class TestEndedByAPerson:
     ) -> None:
         imports = ImportServer(server)
         imports.state = "Uncommitted"
-        limit = timedelta(seconds=1.5)
+        limit = timedelta(seconds=4)
         ran = run(create(auto_commit=False, abort_on_kill=abort, deferrable=deferrable, execution_timeout=limit))
         assert ran.state == "failed"
         assert len(imports.creates) == 1
@@ -125,7 +125,7 @@ class TestEndedByAPerson:
 
     def test_a_deferred_gate_says_that_its_job_goes_on(self, run: Run, server: ScriptedServer) -> None:
         server.v2(v2_job())
-        ran = run(gate(deferrable=True, execution_timeout=timedelta(seconds=1)))
+        ran = run(gate(deferrable=True, execution_timeout=timedelta(seconds=3)))
         assert re.search(rf"(?i)job '?{JOB}'? .*go(es)? on", ran.log + ran.error.message)
 
     def test_sigterm_on_a_worker(self, run: Run, server: ScriptedServer) -> None:
