@@ -551,6 +551,8 @@ class TestALostAnswer:
         "500": Answer(HTML, 500),
         "a page": Answer(HTML),
         "late": Answer({"code": 0}, delay=1),
+        "408": Answer({"code": 10001, "message": "request timeout"}, 408),
+        **{str(code): Answer({"code": code, "message": "context done"}) for code in (2, 10000, 10001, 65535)},
     }
 
     @pytest.mark.parametrize("lost", LOST)
@@ -694,12 +696,15 @@ class TestNothingDone:
     def test_it_is_asked_again(self, imports: ImportServer, operator: Any, how: dict[str, Any]) -> None:
         path, handler = VERBS[operator]
         busy = [Answer(BUSY.body, 429, {"Retry-After": "77"}), Answer(HTML, 503, {"Retry-After": "60"}), BUSY]
+        busy += [Answer({"code": code, "message": "slow"}) for code in (4, 9, 1807)]
+        if operator is CreateImportJobOperator:
+            busy += [Answer({"code": 2101, "message": "The number of jobs has reached the limit, please try again"})]
         imports.server.on(path, *busy, getattr(imports, handler))
         task = Task(operator=operator)
         task(**how)
         assert task.slept[:2] == [77, 60]
         assert 4 <= task.slept[2] <= 5
-        assert len(imports.server.to(path)) == 4
+        assert len(imports.server.to(path)) == len(task.slept) + 1 == len(busy) + 1
 
     def test_not_for_ever(self, imports: ImportServer, operator: Any, how: dict[str, Any]) -> None:
         last = Answer({"code": 8, "message": "the last"}, 429, {"Retry-After": "500"})
