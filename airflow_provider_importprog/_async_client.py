@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog._http import (
-    LONGEST_RETRY_AFTER,
     RateReservation,
     common_headers,
     environment_proxy,
@@ -44,6 +43,7 @@ _LARGE = 64 * 1024  # bytes of an answer, some 350 files
 # Seconds.
 _PAUSE = 1.0  # after a 429 that does not say for how long
 _LONGEST_PAUSE = 300.0  # that one answer can make all others wait
+_LONGEST_SILENT_PAUSE = 10.0  # a longer one is left to each gate, which says what it waits for
 
 
 class AsyncClient:
@@ -171,7 +171,7 @@ class AsyncClient:
     async def _wait_for_rate(self) -> None:
         with closing(self._rate.reserve()) as pauses:
             for seconds in pauses:
-                if (left := self._rate.pause_left) > LONGEST_RETRY_AFTER:
+                if (left := self._rate.pause_left) > _LONGEST_SILENT_PAUSE:
                     raise RateLimited(
                         f"{self.settings.base_url} limits the rate of requests and asked for a pause, of which "
                         f"{left:.0f} s are left.",

@@ -21,7 +21,6 @@ from urllib3.util import Retry
 
 from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog._http import (
-    LONGEST_RETRY_AFTER,
     RateReservation,
     common_headers,
     environment_proxy,
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+
+# Seconds. A longer ``Retry-After`` is left to the caller, who can say what it waits for.
+_LONGEST_SILENT_PAUSE = 1.0
 
 
 class BlockingClient:
@@ -159,7 +161,7 @@ class _Retry(Retry):
         _pool: Any = None,
         _stacktrace: Any = None,
     ) -> Self:
-        if response is not None and (self.get_retry_after(response) or 0) > LONGEST_RETRY_AFTER:
+        if response is not None and (self.get_retry_after(response) or 0) > _LONGEST_SILENT_PAUSE:
             # urllib3 then hands the response on, as it does when no retries are left.
             raise MaxRetryError(_pool, url or "", ResponseError("the server asks for a long wait"))
         return super().increment(method, url, response, error, _pool, _stacktrace)

@@ -58,7 +58,7 @@ _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
 }
 # What a good answer decided: the worker that resumes asks for the details.
 _ANSWERED = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.ROWS_MISSING)
-_NOT_FINAL = (Verdict.UNAUTHORIZED, Verdict.UNREACHABLE, Verdict.SETTING_INVALID)
+_NOT_FINAL = (Verdict.UNAUTHORIZED, Verdict.UNREACHABLE)
 DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
@@ -168,6 +168,9 @@ class ImportGateOperator(BaseSensorOperator):
         :param newer: what a newer release may say besides.
         """
         event = event or {}
+        if _verdict_of(event) is Verdict.SETTING_INVALID and self.min_rows is None:
+            # Only whether rows are counted is for the server to say.
+            raise ImportSettingInvalid(str(event.get("message", "")), job=_job_of(job))
         self.job_id = event.get("job_id", self.job_id)
         gate = self._new_gate(GateState.from_dict(state, started_at), _job_of(job))
         told = Decision(_verdict_of(event), str(event.get("message", "")), gate.job)
@@ -282,7 +285,7 @@ class ImportGateOperator(BaseSensorOperator):
         from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 
         state = gate.state
-        try_started_at = try_started_at or _try_started_at(context) or state.started_at
+        try_started_at = min(try_started_at or state.asked_at or seconds_now(), _try_started_at(context) or math.inf)
         deadline, error = self._first_deadline(state.started_at, try_started_at)
         left = deadline - seconds_now()
         if left <= 0:
@@ -465,8 +468,8 @@ def _still_holds(told: Decision, error: ImportProgressException) -> bool:
     """Say whether what a trigger decided holds although the worker has got an error and not the details."""
     if isinstance(error, ImportSettingInvalid):
         return False
-    if isinstance(error, ImportJobUnknown) and told.verdict in _ANSWERED:
-        return told.verdict is not Verdict.OPEN  # the details are lost, and how a failed import ended is known
+    if isinstance(error, ImportJobUnknown):  # the server answers; of a job that failed, only the details are lost
+        return told.verdict in _ANSWERED and told.verdict is not Verdict.OPEN
     return told.verdict in (Verdict.UNREACHABLE, Verdict.SETTING_INVALID)
 
 

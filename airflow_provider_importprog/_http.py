@@ -22,8 +22,6 @@ from airflow_provider_importprog.api.errors import ImportApiError, Unreachable
 from airflow_provider_importprog.api.protocol import HEADERS_READ
 from airflow_provider_importprog.exceptions import ImportProgressException, from_api_error
 
-# Seconds. A longer ``Retry-After`` is left to the caller.
-LONGEST_RETRY_AFTER = 10.0
 # Requests are this much further apart than the rate asks for: on their way some are held up, and those behind them
 # are not, and no second of the server's may see more than the rate.
 _SPACING = 1.05
@@ -61,10 +59,8 @@ def proxy_secrets(proxy: str | None) -> Secrets:
     if not credentials:
         return Secrets()
     plain = unquote(credentials)
-    return Secrets.of(
-        (credentials, plain, b64encode(plain.encode()).decode()),
-        (credentials.partition(":")[2], plain.partition(":")[2]),
-    )
+    passwords = (credentials.partition(":")[2], plain.partition(":")[2])
+    return Secrets.of((credentials, plain, b64encode(plain.encode()).decode(), *passwords))
 
 
 def for_a_task(error: ImportApiError, redactor: Redactor) -> ImportProgressException:

@@ -39,7 +39,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -102,7 +102,7 @@ class Clock:
     """Time as this module needs it; a test brings its own."""
 
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = lambda seconds: time.sleep(seconds)
 
 
 @dataclass
@@ -262,7 +262,7 @@ class Submission:
                     # Without a list, as many may have failed before as there were tries.
                     older = listed is not None or len(passed) < self._try_number - 1
                 else:
-                    older = self._is_older(job, earlier, listed)
+                    older = self._is_older(job, earlier, listed, passed)
                 if not older:
                     return self._submitted(job_id) if earlier is None else self._adopt(job_id, job)
             if job_id in passed:
@@ -272,7 +272,11 @@ class Submission:
             key = next_key(key, job_id)
 
     def _is_older(
-        self, job: ImportJob | None, earlier: SubmissionRecord | None, listed: Collection[str] | None
+        self,
+        job: ImportJob | None,
+        earlier: SubmissionRecord | None,
+        listed: Collection[str] | None,
+        passed: Collection[str],
     ) -> bool:
         """Say whether a job that a key led to, and that was there perhaps, was there before this DAG run.
 
@@ -281,14 +285,13 @@ class Submission:
         """
         if job is None:
             return False
-        if earlier is None:  # and there is no list
-            if job.state not in _GOING_ON:
-                raise self._ambiguous([job])
-        elif earlier.known_before is None and self._ended_long_before(job):
+        if (earlier is None or earlier.known_before is None) and self._is_of_long_before(job):
             # Without a list, a server whose clock is wrong would get one job after the other.
-            if listed is None:
+            if listed is None and passed:
                 raise self._ambiguous([job])
             return True
+        if earlier is None and job.state not in _GOING_ON:  # and there is no list
+            raise self._ambiguous([job])
         if job.files and self._compare(job) is Same.NO:
             raise self._other_files(job.job_id)
         return False
@@ -388,7 +391,7 @@ class Submission:
         candidates = []
         for job_id in ids[:_MOST_JOBS_ASKED]:
             job = self._describe(job_id)
-            if job is None or job.state is ImportState.FAILED or (not any_time and self._ended_long_before(job)):
+            if job is None or job.state is ImportState.FAILED or (not any_time and self._is_of_long_before(job)):
                 others.add(job_id)
             else:
                 candidates.append(job)
@@ -401,11 +404,10 @@ class Submission:
         options = (self._new.options or {}).keys() - {"auto_commit"}
         return Same.MAYBE if same is Same.PROVED and (self._new.partition_name or options) else same
 
-    def _ended_long_before(self, job: ImportJob) -> bool:
-        """Say whether a job is proved to have ended before this DAG run began."""
-        if self._began is None or job.complete_time is None:
-            return False
-        return job.complete_time < self._began - _CLOCKS_DIFFER
+    def _is_of_long_before(self, job: ImportJob) -> bool:
+        """Say whether a job is proved to have been there before this DAG run began."""
+        at = job.create_time or job.complete_time
+        return self._began is not None and at is not None and at < self._began - _CLOCKS_DIFFER
 
     def _list(self) -> list[str] | None:
         """Return the collection's jobs, or None where the server does not say."""
@@ -470,10 +472,7 @@ class Submission:
         )
 
     def _ambiguous(self, jobs: Sequence[ImportJob]) -> ImportJobAmbiguous:
-        shown = ", ".join(
-            f"{job.job_id} ({job.state}{f', ended at {job.complete_time.isoformat()}' if job.complete_time else ''})"
-            for job in jobs
-        )
+        shown = ", ".join(f"{job.job_id} ({', '.join(_state_and_times(job))})" for job in jobs)
         return ImportJobAmbiguous(
             f"Which import job of collection {_messages.ending(self._new.collection_name)!r} this task has submitted "
             f"is not known: {shown} may be it. Nothing more was submitted. Either wait for one of them with "
@@ -485,6 +484,13 @@ class Submission:
 _RECORDED = tuple(each.name for each in fields(SubmissionRecord))
 # Release 0.1.0 digested the files in their order, and wrote no mark before it.
 _DIGEST = "sorted:"
+
+
+def _state_and_times(job: ImportJob) -> Iterator[str]:
+    yield str(job.state)
+    for what, at in (("created", job.create_time), ("ended", job.complete_time)):
+        if at is not None:
+            yield f"{what} at {at.isoformat(timespec='seconds')}"
 
 
 def _digest_of(new: NewImportJob) -> str:

@@ -95,6 +95,14 @@ def timestamp(data: Mapping[str, Any], name: str) -> datetime | None:
         raise _unexpected(name, value, "a time in ISO 8601") from None
 
 
+def informative_timestamp(data: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time in UTC, or None where there is none to make sense of."""
+    try:
+        return timestamp(data, name)
+    except UnexpectedAnswer:
+        return None
+
+
 # A file's time comes again with every poll until the job ends.
 @lru_cache(maxsize=4096)
 def _utc(value: str) -> datetime:

@@ -91,6 +91,8 @@ class ImportJob:
     error_message: str | None = None
     #: Empty where the server gave none, as a list of jobs does.
     files: tuple[ImportFile, ...] = ()
+    #: When the job was submitted, with its time zone; None where the server does not say, as most do not.
+    create_time: datetime | None = field(default=None, repr=False)
     #: `files_done` of the files that were left out, or None where `files` holds them all.
     counts: tuple[int, int] | None = field(default=None, repr=False)
 
@@ -134,4 +136,4 @@ class ImportJob:
 #: Says of a job whether its files are not needed. A gate that waits needs none, and a job may have 10,000.
 Brief = Callable[[ImportJob], bool]
 
-_SUMMARY = tuple(each.name for each in fields(ImportJob) if each.name not in ("files", "counts"))
+_SUMMARY = tuple(each.name for each in fields(ImportJob) if each.name not in ("files", "create_time", "counts"))

@@ -55,7 +55,7 @@ _CODES_WITH_ONE_MEANING = {
     _COLLECTION_MISSING_CODE,
     _DATABASE_MISSING_CODE,
     _DOWN_CODE,
-    *_GAVE_UP_CODES,
+    *(_GAVE_UP_CODES - {_RAW_GRPC_CODE}),
 }
 # The error codes of Milvus and Zilliz Cloud beside the few above. A gateway answers 404 with gRPC's 5 or HTTP's 404.
 _LOWEST_CODE_OF_THE_API = 1000

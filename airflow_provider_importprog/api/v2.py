@@ -149,6 +149,7 @@ def _parse_job(job: Mapping[str, Any], job_id: str, counts: tuple[int, int] | No
         total_rows=fields.count(job, "totalRows"),
         complete_time=fields.timestamp(job, "completeTime"),
         error_message=fields.text(job, "reason"),
+        create_time=fields.informative_timestamp(job, "createTime"),
         counts=counts,
     )
 

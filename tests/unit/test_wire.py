@@ -596,7 +596,7 @@ class TestRead:
             pytest.param(said(80002, "Token not found", 404), NotAuthenticated, id="code 80002"),
             pytest.param(said(65535, "code = PermissionDenied desc = x"), NotPermitted, id="code 65535 not permitted"),
             pytest.param(said(65535, "rpc error"), GaveUp, id="code 65535"),
-            pytest.param(said(65535, "import job does not exist"), GaveUp, id="code 65535 beats its message"),
+            pytest.param(said(65535, "import job does not exist"), JobUnknown, id="code 65535 of an older server"),
             pytest.param(said(10000, "x"), GaveUp, id="code 10000"),
             pytest.param(said(10001, "x", 500), GaveUp, id="code 10001 at 500"),
             pytest.param(said(10000, "x", 499), GaveUp, id="code 10000 at 499"),
