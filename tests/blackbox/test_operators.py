@@ -472,7 +472,8 @@ class TestProof:
     def test_several(self, imports: ImportServer) -> None:
         for state in ("Importing", "Completed", "Failed"):
             imports.add([[path] for path in FILES], state)
-        ended = rf"1001 \(completed, ended at {re.escape(imports.ends_at.isoformat(timespec='seconds'))}\), 1000 \(importing\) may be it"
+        ended_at = re.escape(imports.ends_at.isoformat(timespec="seconds"))
+        ended = rf"1001 \(completed, ended at {ended_at}\), 1000 \(importing\) may be it"
         with pytest.raises(
             ImportJobAmbiguous, match=f"{ended}.*ImportProgressSensor.*new DAG run.*idempotency_key"
         ) as e:
