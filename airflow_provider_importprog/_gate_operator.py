@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
     PokeReturnValue,
     conf,
-    get_current_context,
 )
 
 from airflow_provider_importprog import _messages, _validation
@@ -404,20 +404,26 @@ class ImportGateOperator(BaseSensorOperator):
                 collection,
             )
 
-    def _job_id_of_this_task(self) -> str | None:
-        """Return the import job's id, also in an object that never ran: Airflow 2.11 calls ``on_kill`` of such a one.
-
-        The task itself has pushed it as soon as the server had said it.
-        """
-        if self.job_id is not None:
-            return str(self.job_id)
+    def on_kill(self) -> None:
+        """Say what becomes of the import job, and abort it where that was asked for."""
+        if self.execution_timeout is not None and isinstance(sys.exc_info()[1], AirflowTaskTimeout):
+            # Of a deferred task, Airflow 2.11 raises it without a word, before it calls any other method.
+            limit = _messages.span(self.execution_timeout.total_seconds())
+            self.log.error("The task is over its execution_timeout (%s).", limit)
+        job_id = None
         try:
-            ti = get_current_context()["ti"]
-            job_id = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, key=XCOM_JOB_ID_KEY)
+            job_id = self._job_id_of_this_task()
+            if job_id is not None and self.abort_on_kill:
+                cluster_id = _validation.optional_text(self.cluster_id, "cluster_id")
+                self._hook.abort_import_job(job_id, cluster_id)
         except Exception as error:
-            self.log.warning("The import job's id cannot be read from the XCom %r: %s", XCOM_JOB_ID_KEY, error)
-            return None
-        return None if job_id is None else str(job_id)
+            self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
+        else:
+            if job_id is not None:
+                self.log.info("%s", _messages.task_ended(job_id, aborted=self.abort_on_kill))
+
+    def _job_id_of_this_task(self) -> str | None:
+        return None if self.job_id is None else str(self.job_id)
 
     def _warn_of_mapping(self, files: int, context: Context) -> None:
         """Say what Airflow is about to do and why, which its own error does not."""

@@ -140,16 +140,18 @@ def aborted(error_message: str | None) -> bool:
     return error_message is not None and "aborted by user" in error_message.lower()
 
 
-def task_ended(job_id: str, aborted: bool, error: object = None) -> str:
+def task_ended(job_id: str | None, aborted: bool, error: object = None) -> str:
     """Return what became of an import job whose task a person, or its ``execution_timeout``, ended.
 
+    :param job_id: None where it is not known.
     :param aborted: whether the job was to be aborted with the task.
     :param error: why it was not aborted all the same.
     """
     if not aborted:
         return f"The task was ended. Import job {job_id} goes on."
     if error is not None:
-        return f"The task was ended, but import job {job_id} was not aborted. {error}"
+        job = "its import job" if job_id is None else f"import job {job_id}"
+        return f"The task was ended, but {job} was not aborted. {error}"
     return f"The task was ended, and import job {job_id} is aborted: its rows are dropped."
 
 

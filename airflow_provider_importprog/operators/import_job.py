@@ -144,21 +144,12 @@ class CreateImportJobOperator(_SubmittingOperator):
         """Abort the job where that was asked for; else it goes on."""
         if self.job_id is None and self._submitting:
             self.log.warning("The task was ended while it submitted its import, which may go on.")
-            return
-        try:
-            if self.job_id is None:  # a new object, in which no method of ours has run yet
-                self.job_id = _job_id_of(get_current_context())
-            if self.job_id is None:
-                return
-            if not self.abort_on_kill:
-                self.log.info("The task was ended. Import job %s goes on.", self.job_id)
-                return
-            self._hook.abort_import_job(self.job_id, self._cluster)
-        except Exception as error:
-            job = "its import job" if self.job_id is None else f"import job {self.job_id}"
-            self.log.warning("The task was ended, but %s was not aborted. %s", job, error)
         else:
-            self.log.info("The task was ended, and import job %s is aborted: its rows are dropped.", self.job_id)
+            super().on_kill()
+
+    def _job_id_of_this_task(self) -> str | None:
+        # Airflow 2.11 calls ``on_kill`` of a new object where a deferred task resumes after its execution_timeout.
+        return self.job_id or _job_id_of(get_current_context())
 
     def _submission(self, context: Context) -> _submission.Submission:
         ti: Any = context["ti"]
