@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,26 +17,26 @@ from airflow_provider_importprog.emulator import listener_on
 
 T = TypeVar("T")
 
+#: The cluster whose gates may ask for a list of all jobs, and so share it. The others each ask for their own job,
+#: which is when a rule steps in.
+LISTED = "in01-listed"
+_FORWARDED = {"authorization", "content-type", "db-name", "accept"}
+
 
 @dataclass(frozen=True)
 class Asked:
     """One request as it came in."""
 
-    at: float
-    """`time.monotonic()`."""
-    method: str
     path: str
     job_id: str
     cluster_id: str
     authorized: str
-    user_agent: str
 
 
 @dataclass
 class _Rule:
     after: int
     action: Callable[[], Any] | None = None
-    answer: tuple[int, str] | None = None
     hold: bool = False
     fired: bool = False
 
@@ -49,8 +48,6 @@ class Wire:
     """
 
     def __init__(self, upstream: str) -> None:
-        #: Whether gates may ask for a list of all jobs, and so share it. A rule steps in when its own job is asked for.
-        self.lists = False
         self._upstream = upstream
         self._lock = threading.Lock()
         self._asked: list[Asked] = []
@@ -98,11 +95,6 @@ class Wire:
         with self._lock:
             self._rules[job_id] = _Rule(after, action=action)
 
-    def answer(self, job_id: str, status: int, body: str, after: int = 2) -> None:
-        """Answer this from the next request on, once so many for a job have come."""
-        with self._lock:
-            self._rules[job_id] = _Rule(after, answer=(status, body))
-
     def hold(self, job_id: str, after: int) -> None:
         """Let requests for a job hang, once so many have come, until `release`."""
         with self._lock:
@@ -128,13 +120,10 @@ class Wire:
             before = sum(each.job_id == job_id for each in self._asked)
             self._asked.append(
                 Asked(
-                    time.monotonic(),
-                    request.method,
                     request.path,
                     job_id,
                     str(values.get("clusterId") or ""),
                     request.headers.get("Authorization", ""),
-                    request.headers.get("User-Agent", ""),
                 )
             )
             rule = self._rules.get(job_id)
@@ -145,12 +134,10 @@ class Wire:
                 rule.fired = True
         if rule is not None and rule.hold:
             await self._released.setdefault(job_id, asyncio.Event()).wait()
-        elif rule is not None and rule.answer is not None:
-            status, text = rule.answer
-            return web.Response(status=status, text=text, content_type="application/json")
         elif rule is not None and rule.action is not None and act:
             await asyncio.to_thread(rule.action)
-        if request.path.endswith("/list") and not values.get("collectionName") and not self.lists:
+        shared = request.path.endswith("/list") and not values.get("collectionName")
+        if shared and values.get("clusterId") != LISTED:
             return web.json_response({"code": 1401, "message": "no privilege to list"}, status=403)
         headers = {name: value for name, value in request.headers.items() if name.lower() in _FORWARDED}
         assert self._session is not None
@@ -186,6 +173,3 @@ class Wire:
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
-
-
-_FORWARDED = {"authorization", "content-type", "db-name", "accept"}
