@@ -71,15 +71,17 @@ def free_port() -> int:
         return port
 
 
-def end(pid: int, *signals: signal.Signals) -> None:
-    """End a process and its children: as an operator does, and then with more force where that does not help."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-        for each in signals or (signal.SIGTERM, signal.SIGKILL):
-            for member in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.send_signal(each)
-            psutil.wait_procs(family, timeout=15)
+def end(*pids: int, first: signal.Signals = signal.SIGTERM) -> None:
+    """End processes and their children: as an operator does, and with force where that does not help."""
+    family = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    for each in (first, signal.SIGKILL):
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(each)
+        psutil.wait_procs(family, timeout=10)
 
 
 class Postgres:
@@ -141,7 +143,7 @@ class Postgres:
 
     def stop(self) -> None:
         """End the server and delete its data."""
-        end(self._server.pid, signal.SIGINT, signal.SIGKILL)  # a fast shutdown: clients are cut off
+        end(self._server.pid, first=signal.SIGINT)  # a fast shutdown: clients are cut off
         self._server.wait()
         shutil.rmtree(self._home, ignore_errors=True)
 
@@ -270,10 +272,9 @@ class Airflow:
 
     def stop(self) -> None:
         """End all of it, and everything with our AIRFLOW_HOME that outlived who started it."""
+        end(*(process.pid for process in self.components.values()))
         while self.components:
-            process = self.components.popitem()[1]
-            end(process.pid)
-            process.wait()
+            self.components.popitem()[1].wait()
         for survivor in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
