@@ -46,14 +46,11 @@ class Run:
     big_fails: bool = False
     tick: float = 0.0
 
-    def measure(self, folder: Path = ROOT) -> dict[str, Any]:
-        """Run it in a new process and return what was measured.
-
-        :param folder: where the provider and the benchmark are imported from.
-        """
+    def measure(self) -> dict[str, Any]:
+        """Run it in a new process and return what was measured."""
         with server.serving() as url, airflow_home() as environment:
             command = [sys.executable, "-m", "tests.benchmark.child", url, json.dumps(asdict(self))]
-            found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             if found.returncode:
                 raise RuntimeError(f"{self} failed:\n{found.stdout}{found.stderr}")
             measured: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from threading import Event
 
 import psutil
 import pytest
@@ -137,11 +138,11 @@ def gates_of_many_files_share_a_list(rig: Rig) -> None:
 
 @scenario
 def a_gate_whose_worker_is_killed_while_it_resumes_is_tried_again(rig: Rig) -> None:
-    job = rig.submit()
+    job, killed = rig.submit(), Event()
 
     def commit_and_hold_what_comes_next() -> None:
         rig.commit(job)
-        rig.wire.hold(job, after=3)
+        rig.wire.then(job, partial(killed.wait, 120), after=3)
 
     # 1 is the worker's, 2 the trigger's; 3 sees the job completed and fires the event; 4 is the worker that resumes.
     rig.wire.then(job, commit_and_hold_what_comes_next, after=2)
@@ -151,7 +152,7 @@ def a_gate_whose_worker_is_killed_while_it_resumes_is_tried_again(rig: Rig) -> N
     assert (instance.state, instance.trigger_id) == ("running", None)
     assert instance.pid is not None
     psutil.Process(instance.pid).kill()
-    rig.wire.release(job)
+    killed.set()
 
     assert rig.airflow.wait_for_run(*run) == "success"
     log = rig.airflow.task_log(*run, "gate")
@@ -320,10 +321,10 @@ def test_gates_outlive_the_server_the_triggerer_and_the_scheduler(rig: Rig) -> N
     others = ("mapped", airflow.trigger("mapped", {"jobs": mapped, "gate": single}))
     wait_until("every gate waits", lambda: min(rig.asked(every)) >= 2)
 
-    rig.wire.down()
+    rig.emulator.outage(600, "drop")
     for mode in MODES:
         wait_until(f"{mode} meets the outage", lambda m=mode: "No good answer" in airflow.task_log(*waiting, m))
-    rig.wire.up()
+    rig.emulator.restore()
     rig.wait_until_asked(every)
 
     left_behind = airflow.kill_component("triggerer")
