@@ -193,7 +193,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         found["files"] = bench.files()
     if "import" in options.tables:
         found["import"] = bench.imports()
-    found["figures"] = report.figures(found)
     print(report.markdown(found))
     if options.json:
         options.json.write_text(json.dumps({**found, "runs": bench.runs}, indent=1) + "\n")

@@ -100,9 +100,15 @@ class Postgres:
             os.chown(self._home, account.pw_uid, account.pw_gid)
         self.log = self._home / "postgres.log"
         port = free_port()
-        self.airflow_url = f"postgresql+psycopg2://airflow@127.0.0.1:{port}/airflow"
+        self.url = f"postgresql+psycopg2://airflow@127.0.0.1:{port}/postgres"
+        self.engine = sqlalchemy.create_engine(self.url, pool_size=30)
         data = str(self._home / "data")
-        self._run("initdb", "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        init = [str(self._bin / "initdb"), "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        done = subprocess.run(
+            [*init, "--locale=C.UTF-8"], user=self._user, cwd=self._home, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise HarnessError(f"initdb failed:\n{done.stdout}{done.stderr}")
         settings = (
             f"port={port}",
             "listen_addresses=127.0.0.1",
@@ -122,37 +128,24 @@ class Postgres:
                 preexec_fn=_die_with_parent,
             )
 
-        def created() -> bool:
-            done = subprocess.run(
-                [str(self._bin / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "airflow"],
-                user=self._user,
-                cwd=self._home,
-                capture_output=True,
-            )
-            return done.returncode == 0
+        def answers() -> bool:
+            with contextlib.suppress(sqlalchemy.exc.OperationalError), self.engine.connect():
+                return True
+            return False
 
         try:
-            wait_until("PostgreSQL", created, 60)
+            wait_until("PostgreSQL", answers, 60)
         except HarnessError:
             said = self.log.read_text()
             self.stop()
             raise HarnessError(f"PostgreSQL did not start:\n{said[-3000:]}") from None
 
-    def engine(self) -> sqlalchemy.Engine:
-        return sqlalchemy.create_engine(self.airflow_url, pool_size=30)
-
     def stop(self) -> None:
         """End the server and delete its data."""
+        self.engine.dispose()
         end(self._server.pid, first=signal.SIGINT)  # a fast shutdown: clients are cut off
         self._server.wait()
         shutil.rmtree(self._home, ignore_errors=True)
-
-    def _run(self, tool: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self._bin / tool), *arguments], user=self._user, cwd=self._home, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise HarnessError(f"{tool} failed:\n{done.stdout}{done.stderr}")
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,6 @@ class Airflow:
         self.home = home
         self.database = Postgres()
         self.components: dict[str, subprocess.Popen[bytes]] = {}
-        self._engine = self.database.engine()
         self._token = ""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -219,7 +211,7 @@ class Airflow:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database.airflow_url,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database.url,
             "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
@@ -279,7 +271,6 @@ class Airflow:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(self.processes(), timeout=10)
-        self._engine.dispose()
 
     def _output(self, name: str) -> Path:
         return self.home / f"{name}.out"
@@ -382,20 +373,16 @@ class Airflow:
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """Query the metadata database."""
-        with self._engine.connect() as connection:
+        with self.database.engine.connect() as connection:
             result = connection.execute(sqlalchemy.text(query), parameters)
             return [dict(row) for row in result.mappings()]
-
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        (row,) = self.rows("SELECT state FROM dag_run WHERE dag_id = :d AND run_id = :r", d=dag_id, r=run_id)
-        return str(row["state"])
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = PATIENCE) -> str:
         """Wait until a run ends, and return its state."""
 
         def ended() -> str | None:
-            state = self.run_state(dag_id, run_id)
-            return state if state in ("success", "failed") else None
+            (row,) = self.rows("SELECT state FROM dag_run WHERE dag_id = :d AND run_id = :r", d=dag_id, r=run_id)
+            return str(row["state"]) if row["state"] in ("success", "failed") else None
 
         try:
             return wait_until(f"run {run_id} of {dag_id}", ended, timeout)
@@ -446,8 +433,8 @@ class Airflow:
         The connection table is among them: what it holds of a password is ciphertext.
         """
         found = {"output of PostgreSQL": self.database.log.read_bytes()}
-        with self._engine.connect() as connection:
-            for table in sqlalchemy.inspect(self._engine).get_table_names():
+        with self.database.engine.connect() as connection:
+            for table in sqlalchemy.inspect(self.database.engine).get_table_names():
                 rows = connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"'))
                 found[f"table {table}"] = b"\n".join(_bytes(value) for row in rows for value in row)
         files = (path for path in self.home.rglob("*") if path.is_file())
