@@ -76,14 +76,12 @@ class Rig:
 
 
 @pytest.fixture(scope="session")
-def rig(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Rig]:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """All of it, with the connections ``e2e`` and ``e2e_listed``, and that of the examples. Nothing of it lives on."""
     password = f"s3cret-{secrets.token_hex(16)}"
     token = f"{LOGIN}:{password}"
-    settings = getattr(request.config, "airflow_settings", {})
-    airflow = (Airflow2 if version("apache-airflow").startswith("2.") else Airflow)(
-        tmp_path_factory.mktemp("airflow") / "airflow", **settings
-    )
+    kind = Airflow2 if version("apache-airflow").startswith("2.") else Airflow
+    airflow = kind(tmp_path_factory.mktemp("airflow") / "airflow")
     try:
         with (
             Emulator(token=token, duration=1, partial_success=True, fail_files={"*broken*": BROKEN}) as emulator,

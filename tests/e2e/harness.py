@@ -176,10 +176,9 @@ class Airflow:
     """The components of an Airflow on one machine, started and ended one by one.
 
     :param home: its AIRFLOW_HOME, made if need be.
-    :param settings: more environment, such as ``AIRFLOW__CORE__PARALLELISM="4"``.
     """
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.database = Postgres()
@@ -223,7 +222,6 @@ class Airflow:
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-            **settings,
         }
 
     # Processes
