@@ -9,11 +9,9 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -80,14 +78,10 @@ QUICK = Size(
 
 @dataclass
 class Bench:
-    """Measures what a command line asks for.
-
-    :param before: the provider as it was: its revision and the folder that it is in, or None.
-    """
+    """Measures what a command line asks for."""
 
     size: Size
     subjects: Sequence[str]
-    before: tuple[str, Path] | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     def gates(self) -> list[dict[str, Any]]:
@@ -95,13 +89,10 @@ class Bench:
         for repeat in range(self.size.repeats):
             for gates in self.size.gates:
                 chosen = [name for name in self.subjects if gates <= SUBJECTS[name].most_gates]
-                todo = [(name, ROOT, self._row(name, gates)) for name in chosen]
-                if self.before:
-                    revision, folder = self.before
-                    todo.append((f"separate at {revision}", folder, self._row("separate", gates)))
+                todo = [(name, self._row(name, gates)) for name in chosen]
                 with ThreadPoolExecutor(self.size.at_once) as pool:
-                    found = pool.map(lambda one: one[2].measure(one[1]), todo)
-                    for (name, _, run), measured in zip(todo, found, strict=True):
+                    found = pool.map(lambda one: one[1].measure(), todo)
+                    for (name, run), measured in zip(todo, found, strict=True):
                         _say(f"{gates} gates, {name}, {repeat + 1} of {self.size.repeats}")
                         labels = {"subject": name, "gates": gates, "repeat": repeat}
                         self.runs.append({**labels, "poke_interval": run.poke_interval, **measured})
@@ -164,19 +155,6 @@ def _import_sensor() -> tuple[float, float, bool]:
     return over_sdk, over_another, aiohttp
 
 
-@contextmanager
-def _provider_at(revision: str) -> Iterator[tuple[str, Path]]:
-    """Lend a folder with the provider as it was, and the benchmark as it is."""
-    with tempfile.TemporaryDirectory(prefix="importprog-benchmark-") as name:
-        folder = Path(name)
-        archive = folder / "provider.tar"
-        command = ["git", "archive", "-o", str(archive), revision, "airflow_provider_importprog"]
-        subprocess.run(command, cwd=ROOT, check=True)
-        subprocess.run(["tar", "-xf", archive], cwd=folder, check=True)
-        (folder / "tests").symlink_to(ROOT / "tests")
-        yield revision, folder
-
-
 def _say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
@@ -201,7 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--only", type=_list_of(str, list(SUBJECTS)), help=f"of {','.join(SUBJECTS)}")
     parser.add_argument("--tables", type=_list_of(str, TABLES), default=TABLES, help=f"of {','.join(TABLES)}")
     parser.add_argument("--poke-interval", type=float, help="seconds, in the rows of gates")
-    parser.add_argument("--beside", metavar="REV", help="measure the trigger as it was at this git revision, too")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all that was measured there")
     options = parser.parse_args(arguments)
     given = {name: getattr(options, name) for name in ("repeats", "gates", "poke_interval")}
@@ -209,18 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": report.machine()}
     bench = Bench(size, options.only or list(SUBJECTS))
     if "gates" in options.tables:
-        if options.beside:
-            with _provider_at(options.beside) as bench.before:
-                found["gates"] = bench.gates()
-        else:
-            found["gates"] = bench.gates()
+        found["gates"] = bench.gates()
     if {"rate", "sharing"} & set(options.tables):
         found["long"] = bench.rate_and_sharing(options.tables)
     if "files" in options.tables:
         found["files"] = bench.files()
     if "import" in options.tables:
         found["import"] = bench.imports()
-    found["figures"] = report.figures(found)
     print(report.markdown(found))
     if options.json:
         options.json.write_text(json.dumps({**found, "runs": bench.runs}, indent=1) + "\n")

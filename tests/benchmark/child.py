@@ -30,11 +30,9 @@ class Run:
 
     :param first_end: when the first job ends; the others follow evenly until `last_end`.
     :param rate: the connection's ``max_requests_per_second``; 0 for the default.
-    :param list: how the server answers who asks for the list; empty for the subject's own way.
     :param stop: when to leave, whatever is still going on; 0 for never.
     :param big_files: files of the last job, if it differs.
     :param tick: between two looks at how late the event loop is; 0 for one that suits so many gates.
-    :param profile: a file for cProfile's findings; empty for none.
     """
 
     subject: str
@@ -43,21 +41,16 @@ class Run:
     first_end: float
     last_end: float
     rate: float = 1e9
-    list: str = ""
     stop: float = 0.0
     big_files: int = 0
     big_fails: bool = False
     tick: float = 0.0
-    profile: str = ""
 
-    def measure(self, folder: Path = ROOT) -> dict[str, Any]:
-        """Run it in a new process and return what was measured.
-
-        :param folder: where the provider and the benchmark are imported from.
-        """
+    def measure(self) -> dict[str, Any]:
+        """Run it in a new process and return what was measured."""
         with server.serving() as url, airflow_home() as environment:
             command = [sys.executable, "-m", "tests.benchmark.child", url, json.dumps(asdict(self))]
-            found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             if found.returncode:
                 raise RuntimeError(f"{self} failed:\n{found.stdout}{found.stderr}")
             measured: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
@@ -120,12 +113,11 @@ async def _measure(run: Run, url: str) -> dict[str, Any]:
                 began=began,
                 first_end=began + run.first_end,
                 last_end=began + run.last_end,
-                list=run.list or subject.list,
+                listed=subject.listed,
                 big_files=run.big_files,
                 big_fails=run.big_fails,
             ),
         )
-        profiler = _profiler(run.profile)
         watcher = asyncio.create_task(watch.look())
         began, cpu = time.time(), time.process_time()
         gates = []
@@ -134,9 +126,6 @@ async def _measure(run: Run, url: str) -> dict[str, Any]:
             await asyncio.sleep(0)  # as the triggerer does
         await asyncio.wait(gates, timeout=run.stop or None)
         ended, cpu = time.time(), time.process_time() - cpu
-        if profiler:
-            profiler.disable()
-            profiler.dump_stats(run.profile)
         found = server.statistics(url)
         watcher.cancel()
         for task in gates:
@@ -177,7 +166,7 @@ async def _measure(run: Run, url: str) -> dict[str, Any]:
 async def _follow_one(subject: Any, target: Any, url: str) -> None:
     """Run one gate to its end."""
     now = time.time()
-    server.follow(url, server.Plan(1, now - 1, now, now, list=subject.list))
+    server.follow(url, server.Plan(1, now - 1, now, now, listed=subject.listed))
     async with subject.start(target) as gate:
         await gate(server.ids(1)[0])
 
@@ -201,16 +190,6 @@ def _right(event: Any, run: Run) -> bool:
         failed = run.big_fails and event.get("verdict") == "job_failed"
         return failed or event.get("verdict") == "open" or event.get("status") == "success"
     return event is True or event == "Completed"
-
-
-def _profiler(path: str) -> Any:
-    if not path:
-        return None
-    import cProfile
-
-    profiler = cProfile.Profile()
-    profiler.enable()
-    return profiler
 
 
 def log_as_triggerer() -> None:

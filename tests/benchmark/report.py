@@ -1,19 +1,17 @@
-"""What was measured as tables in Markdown, and beside the figures that are to be reached."""
+"""What was measured, as tables in Markdown."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 _FEWEST_FOR_MEMORY = 100  # below it, what all gates share weighs more than they
-_OURS = ("separate", "sharing")
 _TOGETHER = ("sharing", "stream")  # whose polls are not each a gate's
-_RATE = 20.0  # requests a second, the connection's default
 
 
 def machine() -> dict[str, Any]:
@@ -53,52 +51,6 @@ def _median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Hold what was measured against what is to be reached; what was not measured is left out."""
-    gates = found.get("gates", [])
-    by = {(row["subject"], row["gates"]): row for row in gates}
-    held = []
-
-    def hold(what: str, figure: float, measured: Iterable[float | None], unit: str) -> None:
-        values = [value for value in measured if value is not None]
-        if values:
-            worst = max(values)
-            held.append({"what": what, "at_most": figure, "measured": worst, "unit": unit, "reached": worst <= figure})
-
-    alone = [row for row in gates if row["subject"] == "separate" and row["gates"] >= _FEWEST_FOR_MEMORY]
-    hold("CPU of a poll by itself, of the floor's", 1.3, [row.get("cpu_per_poll_ratio") for row in alone], "×")
-    http = [
-        row["cpu_per_poll"] / by["http", row["gates"]]["cpu_per_poll"] for row in alone if ("http", row["gates"]) in by
-    ]
-    hold("CPU of a poll by itself, of the http provider's", 1 / 3, http, "×")
-    ours = [row for row in gates if row["subject"] in _OURS]
-    hold("connections opened, any number of gates", 32, [row["connections"] for row in ours], "")
-    thousand = [row for row in ours if row["gates"] == 1000]
-    hold("event-loop lag at 1,000 gates, p99", 20, [row["lag_p99"] * 1e3 for row in thousand], "ms")
-    hold("event-loop lag at 1,000 gates, max", 250, [row["lag_max"] * 1e3 for row in thousand], "ms")
-    many = [row for row in ours if row["gates"] >= _FEWEST_FOR_MEMORY]
-    hold("memory that a gate adds", 20, [row["memory_per_gate"] / 1e3 for row in many], "KB")
-    long = found.get("long", {})
-    if rate := long.get("rate"):
-        hold("requests in the busiest second, at the default rate", _RATE, [rate["busiest_second"]], "")
-        fair = max(rate["gates"] / _RATE, rate["poke_interval"])
-        hold("longest wait of a gate between two polls, of its fair share", 2, [rate["longest_wait"] / fair], "×")
-    if "separate" in long:
-        share = long["sharing"]["asked"] / long["separate"]["asked"]
-        hold("requests of sharing gates, of those of separate ones", 1 / 50, [share], "×")
-    if delay := long.get("sharing, delay"):
-        interval = delay["poke_interval"]
-        hold("delay of a sharing gate's event, mean, of the interval", 0.6, [delay["delay_mean"] / interval], "×")
-        hold("delay of a sharing gate's event, max", interval + 2, [delay["delay_max"]], "s")
-    files = {name: run for name, run in found.get("files", {}).items() if name != "none"}
-    hold("a job of 10,000 files holds the event loop", 50, [run["lag_max"] * 1e3 for run in files.values()], "ms")
-    hold("a job of 10,000 files, its event", 4096, [run["event_bytes"] for run in files.values()], "bytes")
-    if imports := found.get("import"):
-        hold("importing the sensor adds to airflow.sdk", 10, [imports["over_sdk"] * 1e3], "ms")
-        hold("aiohttp is loaded with it", 0, [int(imports["aiohttp"])], "")
-    return held
-
-
 def markdown(found: dict[str, Any]) -> str:
     """Return everything as Markdown."""
     host = found["machine"]
@@ -130,19 +82,8 @@ def markdown(found: dict[str, Any]) -> str:
     if imports := found.get("import"):
         parts.append(
             f"Importing the sensor adds {_number(imports['over_sdk'] * 1e3)} ms to `import airflow.sdk`, and "
-            f"{_number(imports['over_another'] * 1e3)} ms to a DAG file with a sensor of Airflow's own."
-        )
-    if held := found["figures"]:
-        parts.append(
-            _table(
-                {
-                    "figure": lambda row: row["what"],
-                    "at most": lambda row: f"{_number(row['at_most'])} {row['unit']}".strip(),
-                    "measured": lambda row: f"{_number(row['measured'])} {row['unit']}".strip(),
-                    "reached": lambda row: "yes" if row["reached"] else "**no**",
-                },
-                held,
-            )
+            f"{_number(imports['over_another'] * 1e3)} ms to a DAG file with a sensor of Airflow's own; aiohttp "
+            f"is {'loaded' if imports['aiohttp'] else 'not loaded'} with it."
         )
     return "\n\n".join(parts)
 

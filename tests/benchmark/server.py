@@ -32,14 +32,6 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _V2 = "/v2/vectordb/jobs/import/"
 _STATUS = {200: "OK", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
 
-#: How the server answers who asks for the list, by the plan's ``list``; None for the list itself.
-_LISTS: dict[str, tuple[int, Any] | None] = {
-    "served": None,
-    "error": (200, {"code": 65535, "message": "internal: the list is out of order"}),
-    "missing": (404, "404 page not found"),
-    "forbidden": (403, {"code": 1401, "message": "permission deny"}),
-}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,7 +39,7 @@ class Plan:
 
     :param first_end: when the first job ends; the others follow evenly until `last_end`.
     :param files: of each job.
-    :param list: ``served``, or how it is refused.
+    :param listed: whether the list of all jobs may be asked for.
     :param big_files: of the last job, if it differs.
     :param big_fails: whether the last job fails, and each of its files.
     """
@@ -57,7 +49,7 @@ class Plan:
     first_end: float
     last_end: float
     files: int = 10
-    list: str = "served"
+    listed: bool = True
     big_files: int = 0
     big_fails: bool = False
 
@@ -171,9 +163,10 @@ class _Service:
         if down <= now < up:
             return None if now < (down + up) / 2 else (503, "service unavailable")
         if endpoint == "list":
-            refusal = _LISTS[self.plan.list]
+            if not self.plan.listed:
+                return 403, {"code": 1401, "message": "permission deny"}
             records = {"records": [job.record(now) for job in self.jobs.values() if job.known(now)]}
-            return refusal or (200, {"code": 0, "data": records})
+            return 200, {"code": 0, "data": records}
         job = self.jobs.get(job_id)
         if job is not None and not job.known(now):
             job = None

@@ -130,7 +130,8 @@ async def _watch(samples: list[tuple[float, int, int, int]]) -> None:
 
 
 async def _run(url: str, seconds: float) -> dict[str, Any]:
-    from airflow_provider_importprog._async_client import AsyncClient
+    from aiohttp import ClientSession
+
     from tests.benchmark.subjects import Target, connect
 
     conn_id = connect(Target(url, POKE_INTERVAL, RATE))
@@ -165,7 +166,7 @@ async def _run(url: str, seconds: float) -> dict[str, Any]:
         "such_as": found.wrong[:5],
         "delay_mean": found.delays / max(found.delayed, 1),
         "delay_max": found.longest_delay,
-        "clients_left": sum(len(clients) for clients in AsyncClient._shared.values()),
+        "sessions_left": sum(isinstance(each, ClientSession) and not each.closed for each in gc.get_objects()),
         "tasks_left": [repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()}],
         "cpu": cpu,
         "seconds": time.time() - began,

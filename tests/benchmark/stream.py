@@ -8,9 +8,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_provider_importprog._gate import Gate, GatePolicy
+from airflow_provider_importprog.api.model import ImportState
 from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook
-from airflow_provider_importprog.verdict import Verdict
 
 
 class StreamTrigger(BaseEventTrigger):
@@ -40,14 +39,17 @@ class StreamTrigger(BaseEventTrigger):
                 yield {job.job_id: job for job in await hook.list_import_jobs()}
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
-        gate = Gate(self.job_id, GatePolicy(poke_interval=self.poke_interval), log=self.log)
+        shown = None
         async with ImportProgressAsyncHook(self.importprog_conn_id) as hook:
             async for jobs in shared_stream:
-                decision = gate.answered(jobs[self.job_id])
-                if decision.verdict is not Verdict.WAIT:
-                    decision = gate.answered(await hook.get_import_progress(self.job_id))
-                    event = {"job_id": self.job_id, "verdict": decision.verdict.value}
-                    yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+                job = jobs[self.job_id]
+                if job.progress != shown:
+                    shown = job.progress
+                    self.log.info("Import job %s: %s, %.0f %%", self.job_id, job.state, job.progress)
+                if job.state in (ImportState.COMPLETED, ImportState.FAILED):
+                    job = await hook.get_import_progress(self.job_id)
+                    verdict = "open" if job.state is ImportState.COMPLETED else "job_failed"
+                    yield TriggerEvent({"job_id": self.job_id, "verdict": verdict})  # type: ignore[no-untyped-call]
                     return
 
     async def run(self) -> AsyncIterator[TriggerEvent]:

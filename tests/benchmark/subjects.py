@@ -50,12 +50,12 @@ class Subject:
     """One thing to measure.
 
     :param start: lends the function that makes one gate.
-    :param list: how the server answers who asks for the list.
+    :param listed: whether the server lets it ask for the list of all jobs.
     :param most_gates: how many it is measured with at most.
     """
 
     start: Callable[[Target], AbstractAsyncContextManager[Gate]]
-    list: str = "served"
+    listed: bool = True
     most_gates: int = field(default=1_000_000)
 
 
@@ -184,7 +184,7 @@ async def first(events: AsyncIterator[TriggerEvent]) -> Any:
 #: By the name that the tables show. Where the list is refused, gates have to ask for themselves.
 SUBJECTS = {
     "floor": Subject(_floor),
-    "separate": Subject(_trigger, list="forbidden"),
+    "separate": Subject(_trigger, listed=False),
     "sharing": Subject(_trigger),
     "stream": Subject(_stream),
     "http": Subject(_http, most_gates=200),

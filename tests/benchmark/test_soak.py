@@ -23,7 +23,7 @@ def test_nothing_grows_and_every_verdict_is_right(capsys: pytest.CaptureFixture[
     assert set(found["endings"]) == {"completed", "failed", "partly", "forgotten", "unknown"}
     assert found["most_connections"] <= 32
     assert found["busiest_second_unstalled"] <= RATE
-    assert (found["clients_left"], found["tasks_left"]) == (0, [])
+    assert (found["sessions_left"], found["tasks_left"]) == (0, [])
     early, late = found["early"], found["late"]
     assert late["tasks"] <= 1.05 * early["tasks"]
     if SECONDS < 600:

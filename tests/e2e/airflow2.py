@@ -7,9 +7,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any
 
-from tests.e2e.harness import Airflow, HarnessError, TaskInstance, wait_until
+from tests.e2e.harness import Airflow, HarnessError, wait_until
 
 CONSOLE = """
 import json, sys
@@ -28,43 +29,31 @@ class Airflow2(Airflow):
     def start(self, *names: str) -> None:
         super().start(*names or ("scheduler", "triggerer"))
         # A command for each run would take longer than the run.
+        self._lock = Lock()
         self._console = subprocess.Popen(
             (sys.executable, "-c", CONSOLE), env=self._env, cwd=self.home, stdin=subprocess.PIPE, text=True
         )
 
     def stop(self) -> None:
-        self._console.kill()
+        if hasattr(self, "_console"):
+            self._console.kill()
         super().stop()
 
     def add_connection(self, connection_id: str, host: str, login: str, password: str, **extra: Any) -> None:
         connection = {"conn_type": "importprog", "host": host, "login": login, "password": password, "extra": extra}
-        self._run("connections", "add", connection_id, "--conn-json", json.dumps(connection))
+        command = ("airflow", "connections", "add", connection_id, "--conn-json", json.dumps(connection))
+        done = subprocess.run(command, env=self._env, cwd=self.home, capture_output=True, text=True)
+        if done.returncode:
+            raise HarnessError(f"airflow connections add failed:\n{(done.stdout + done.stderr)[-3000:]}")
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         parsed = "SELECT 1 AS one FROM serialized_dag WHERE dag_id = :d"
         wait_until(f"DAG {dag_id}", lambda: bool(self.rows(parsed, d=dag_id)))
         run_id = f"run~{uuid.uuid4()}"
         assert self._console.stdin is not None
-        self._console.stdin.write(json.dumps({"dag_id": dag_id, "run_id": run_id, "conf": dict(conf or {})}) + "\n")
-        self._console.stdin.flush()
+        with self._lock:
+            self._console.stdin.write(json.dumps({"dag_id": dag_id, "run_id": run_id, "conf": dict(conf or {})}) + "\n")
+            self._console.stdin.flush()
         found = "SELECT 1 AS one FROM dag_run WHERE run_id = :r"
         wait_until(f"run {run_id}", lambda: bool(self.rows(found, r=run_id)), 60)
         return run_id
-
-    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
-        (run,) = self.rows("SELECT execution_date FROM dag_run WHERE dag_id = :d AND run_id = :r", d=dag_id, r=run_id)
-        moment = run["execution_date"].isoformat()
-        tasks = f"^({'|'.join(task_ids)})$"
-        self._run("tasks", "clear", dag_id, "--yes", "--task-regex", tasks, "-s", moment, "-e", moment)
-
-    def instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
-        query = (
-            "SELECT task_id, map_index, state, try_number, trigger_id, pid FROM task_instance "
-            "WHERE dag_id = :d AND run_id = :r ORDER BY task_id, map_index"
-        )
-        return [TaskInstance(id="", **row) for row in self.rows(query, d=dag_id, r=run_id)]
-
-    def _run(self, *command: str) -> None:
-        done = subprocess.run(("airflow", *command), env=self._env, cwd=self.home, capture_output=True, text=True)
-        if done.returncode:
-            raise HarnessError(f"airflow {command[0]} {command[1]} failed:\n{(done.stdout + done.stderr)[-3000:]}")

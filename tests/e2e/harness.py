@@ -14,29 +14,21 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import psutil
 import sqlalchemy
-from sqlalchemy.pool import NullPool
-
-from example_dags.run_example import end, free_ports
-
-if sys.version_info >= (3, 11):
-    from typing import Self
-else:
-    from typing_extensions import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = Path(__file__).resolve().parent / "dags"
@@ -60,7 +52,7 @@ def wait_until(what: str, found: Callable[[], T | None], timeout: float = PATIEN
             return value
         if time.monotonic() > deadline:
             raise HarnessError(f"waited {timeout:.0f} s in vain for {what}")
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 _LIBC = ctypes.CDLL(None)
@@ -71,73 +63,29 @@ def _die_with_parent() -> None:
     _LIBC.prctl(1, signal.SIGTERM)
 
 
-def children_of(pid: int) -> list[psutil.Process]:
-    """Return the processes that descend from this one."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
-class Component:
-    """A process with everything that it starts, and its output in a file."""
-
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._output = log.open("ab")
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def stop(self) -> None:
-        """End it as an operator does, and insist where that does not help."""
-        end(self.process)
-        self._output.close()
-
-    def kill(self) -> list[psutil.Process]:
-        """SIGKILL this one process, as the kernel does when memory runs out. Returns the children it had."""
-        children = children_of(self.pid)
-        self.process.kill()
-        self.process.wait()
-        self._output.close()
-        return children
-
-
-class Sqlite:
-    """The metadata database in a file."""
-
-    name = "sqlite"
-
-    def __init__(self, home: Path) -> None:
-        self.file = home / "airflow.db"
-        self.airflow_url = f"sqlite:///{self.file}"
-
-    def engine(self) -> sqlalchemy.Engine:
-        url = f"sqlite:///file:{self.file}?mode=ro&uri=true"
-        return sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 30})
-
-    def stop(self) -> None:
-        """Nothing runs."""
+def end(*pids: int, first: signal.Signals = signal.SIGTERM) -> None:
+    """End processes and their children: as an operator does, and with force where that does not help."""
+    family = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    for each in (first, signal.SIGKILL):
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(each)
+        psutil.wait_procs(family, timeout=10)
 
 
 class Postgres:
     """A PostgreSQL cluster of our own, with its own port, directory and user."""
-
-    name = "postgresql"
 
     def __init__(self) -> None:
         tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
@@ -151,19 +99,24 @@ class Postgres:
             account = pwd.getpwnam(self._user)
             os.chown(self._home, account.pw_uid, account.pw_gid)
         self.log = self._home / "postgres.log"
-        (port,) = free_ports(1)
-        self.airflow_url = f"postgresql+psycopg2://airflow@127.0.0.1:{port}/airflow"
+        port = free_port()
+        self.url = f"postgresql+psycopg2://airflow@127.0.0.1:{port}/postgres"
+        self.engine = sqlalchemy.create_engine(self.url, pool_size=30)
         data = str(self._home / "data")
-        self._run("initdb", "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
-        options = [
-            "-c",
+        init = [str(self._bin / "initdb"), "-D", data, "-U", "airflow", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        done = subprocess.run(
+            [*init, "--locale=C.UTF-8"], user=self._user, cwd=self._home, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise HarnessError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        settings = (
             f"port={port}",
-            "-c",
             "listen_addresses=127.0.0.1",
-            "-c",
             f"unix_socket_directories={self._home}",
-        ]
-        options += ["-c", "fsync=off", "-c", "max_connections=200"]
+            "fsync=off",
+            "max_connections=200",
+        )
+        options = [part for each in settings for part in ("-c", each)]
         with self.log.open("wb") as output:
             self._server = subprocess.Popen(
                 [str(self._bin / "postgres"), "-D", data, *options],
@@ -175,46 +128,30 @@ class Postgres:
                 preexec_fn=_die_with_parent,
             )
 
-        def created() -> bool:
-            done = subprocess.run(
-                [str(self._bin / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "airflow"],
-                user=self._user,
-                cwd=self._home,
-                capture_output=True,
-            )
-            return done.returncode == 0
+        def answers() -> bool:
+            with contextlib.suppress(sqlalchemy.exc.OperationalError), self.engine.connect():
+                return True
+            return False
 
         try:
-            wait_until("PostgreSQL", created, 60)
+            wait_until("PostgreSQL", answers, 60)
         except HarnessError:
             said = self.log.read_text()
             self.stop()
             raise HarnessError(f"PostgreSQL did not start:\n{said[-3000:]}") from None
 
-    def engine(self) -> sqlalchemy.Engine:
-        return sqlalchemy.create_engine(self.airflow_url, poolclass=NullPool)
-
     def stop(self) -> None:
         """End the server and delete its data."""
-        self._server.send_signal(signal.SIGINT)  # a fast shutdown: clients are cut off
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._server.wait(20)
-        end(self._server)
+        self.engine.dispose()
+        end(self._server.pid, first=signal.SIGINT)  # a fast shutdown: clients are cut off
+        self._server.wait()
         shutil.rmtree(self._home, ignore_errors=True)
-
-    def _run(self, tool: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self._bin / tool), *arguments], user=self._user, cwd=self._home, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise HarnessError(f"{tool} failed:\n{done.stdout}{done.stderr}")
 
 
 @dataclass(frozen=True)
 class TaskInstance:
     """What the metadata database says of one task instance."""
 
-    id: str
     task_id: str
     map_index: int
     state: str | None
@@ -223,16 +160,9 @@ class TaskInstance:
     pid: int | None
 
 
-@dataclass
-class Leftovers:
-    """Everything that an Airflow wrote, as (place, text) pairs to search."""
-
-    texts: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def places_of(self, *secrets: str) -> list[str]:
-        """Return where a secret is found: as it is, or in an encoding that anybody undoes."""
-        forms = {form for secret in secrets for form in _forms(secret)}
-        return sorted({place for place, text in self.texts for form in forms if form in text})
+def places_of(secret: str, written: Mapping[str, bytes]) -> list[str]:
+    """Return where a secret is found: as it is, or in an encoding that anybody undoes."""
+    return sorted(place for place, text in written.items() if any(form in text for form in _forms(secret)))
 
 
 def _forms(secret: str) -> set[bytes]:
@@ -246,25 +176,15 @@ class Airflow:
     """The components of an Airflow on one machine, started and ended one by one.
 
     :param home: its AIRFLOW_HOME, made if need be.
-    :param settings: more environment, such as ``{"AIRFLOW__CORE__PARALLELISM": "4"}``.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        database: Sqlite | Postgres | None = None,
-        *,
-        dags: Path = DAGS,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
-        self.database = database or Sqlite(home)
-        self.components: dict[str, Component] = {}
-        self._outputs: list[Path] = []
-        self._engine = self.database.engine()
+        self.database = Postgres()
+        self.components: dict[str, subprocess.Popen[bytes]] = {}
         self._token = ""
-        (port,) = free_ports(1)
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         # Nothing of another Airflow on this machine.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
@@ -280,7 +200,7 @@ class Airflow:
             "AIRFLOW__API__SECRET_KEY": "tests-only",
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": "tests-only-and-long-enough-for-sha512-" + "x" * 32,
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
@@ -288,8 +208,9 @@ class Airflow:
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "200",
             "AIRFLOW__CORE__PARALLELISM": "24",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database.airflow_url,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database.url,
             "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
@@ -301,17 +222,7 @@ class Airflow:
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-            **(settings or {}),
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self.database.stop()
 
     # Processes
 
@@ -326,38 +237,41 @@ class Airflow:
             self.start_component(name)
         self.wait_until_ready()
 
-    def start_component(self, kind: str, name: str | None = None) -> Component:
-        """Start one more component.
-
-        :param name: tells two triggerers apart; the kind unless given.
-        """
-        name = name or kind
-        log = self.home / f"{name}.out"
+    def start_component(self, name: str) -> None:
+        """Start a component. Only the thread that lasts may do it: the kernel ends the component with its thread."""
         # Logs are read from the disk; who serves them would outlive a component that is killed.
-        options = ("--skip-serve-logs",) if kind in ("scheduler", "triggerer") else ()
-        component = Component(name, ("airflow", kind, *options), self._env, self.home, log)
-        self.components[name] = component
-        if log not in self._outputs:
-            self._outputs.append(log)
-        return component
-
-    def stop_component(self, name: str) -> None:
-        """End a component in good order."""
-        self.components.pop(name).stop()
+        options = ("--skip-serve-logs",) if name in ("scheduler", "triggerer") else ()
+        with self._output(name).open("ab") as output:
+            self.components[name] = subprocess.Popen(
+                ("airflow", name, *options),
+                cwd=self.home,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
 
     def kill_component(self, name: str) -> list[psutil.Process]:
-        """SIGKILL a component. Returns the children that it leaves behind, if any live on."""
-        return self.components.pop(name).kill()
+        """SIGKILL this one process, as the kernel does when memory runs out. Returns the children that it had."""
+        process = self.components.pop(name)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        return children
 
     def stop(self) -> None:
         """End all of it, and everything with our AIRFLOW_HOME that outlived who started it."""
+        end(*(process.pid for process in self.components.values()))
         while self.components:
-            self.components.popitem()[1].stop()
+            self.components.popitem()[1].wait()
         for survivor in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(self.processes(), timeout=10)
-        self._engine.dispose()
+
+    def _output(self, name: str) -> Path:
+        return self.home / f"{name}.out"
 
     def processes(self) -> list[psutil.Process]:
         """Return every process on this machine that belongs to this Airflow."""
@@ -374,9 +288,9 @@ class Airflow:
         wanted = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
 
         def ready() -> bool:
-            for component in self.components.values():
-                if not component.alive:
-                    raise HarnessError(f"{component.name} ended:\n{component.log.read_text()[-3000:]}")
+            for name, process in self.components.items():
+                if process.poll() is not None:
+                    raise HarnessError(f"{name} ended:\n{self._output(name).read_text()[-3000:]}")
             jobs = {row["job_type"] for row in self.rows("SELECT job_type FROM job WHERE state = 'running'")}
             if not jobs >= {wanted[name] for name in self.components if name in wanted}:
                 return False
@@ -457,20 +371,16 @@ class Airflow:
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """Query the metadata database."""
-        with self._engine.connect() as connection:
+        with self.database.engine.connect() as connection:
             result = connection.execute(sqlalchemy.text(query), parameters)
             return [dict(row) for row in result.mappings()]
-
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        (row,) = self.rows("SELECT state FROM dag_run WHERE dag_id = :d AND run_id = :r", d=dag_id, r=run_id)
-        return str(row["state"])
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = PATIENCE) -> str:
         """Wait until a run ends, and return its state."""
 
         def ended() -> str | None:
-            state = self.run_state(dag_id, run_id)
-            return state if state in ("success", "failed") else None
+            (row,) = self.rows("SELECT state FROM dag_run WHERE dag_id = :d AND run_id = :r", d=dag_id, r=run_id)
+            return str(row["state"]) if row["state"] in ("success", "failed") else None
 
         try:
             return wait_until(f"run {run_id} of {dag_id}", ended, timeout)
@@ -480,24 +390,27 @@ class Airflow:
 
     def instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         query = (
-            "SELECT id, task_id, map_index, state, try_number, trigger_id, pid FROM task_instance "
+            "SELECT task_id, map_index, state, try_number, trigger_id, pid FROM task_instance "
             "WHERE dag_id = :d AND run_id = :r ORDER BY task_id, map_index"
         )
-        found = self.rows(query, d=dag_id, r=run_id)
-        return [TaskInstance(**{**row, "id": str(row["id"])}) for row in found]
+        return [TaskInstance(**row) for row in self.rows(query, d=dag_id, r=run_id)]
 
     def instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> TaskInstance:
         (found,) = (i for i in self.instances(dag_id, run_id) if (i.task_id, i.map_index) == (task_id, map_index))
         return found
 
-    def state_mismatches(self, run_id: str) -> list[str]:
-        """Return the tasks whose executor's report the scheduler took for another leg's, by its own record.
+    def ended(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> tuple[str | None, int]:
+        """Return a task's state, and its tries but for those that Airflow lost by itself, by its own record.
 
-        A rescheduled or resumed task that is queued again before the scheduler has read that its last leg ended
-        is failed, or tried again.
+        A task that is queued again before the scheduler has read that its last leg ended is taken for a dead one.
         """
-        query = "SELECT task_id FROM log WHERE event = 'state mismatch' AND run_id = :r"
-        return sorted(row["task_id"] for row in self.rows(query, r=run_id))
+        lost = (
+            "SELECT 1 AS one FROM log WHERE event = 'state mismatch' "
+            "AND dag_id = :d AND run_id = :r AND task_id = :t AND coalesce(map_index, -1) = :m"
+        )
+        instance = self.instance(dag_id, run_id, task_id, map_index)
+        tries = instance.try_number - len(self.rows(lost, d=dag_id, r=run_id, t=task_id, m=map_index))
+        return instance.state, tries
 
     def xcoms(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """Return what a task instance left in XCom, by key."""
@@ -512,26 +425,18 @@ class Airflow:
             directory /= f"map_index={map_index}"
         return "".join(path.read_text() for path in sorted(directory.glob("*.log*")))
 
-    def leftovers(self) -> Leftovers:
-        """Return everything written: every row of every table, every file, every output of a component.
+    def written(self) -> dict[str, bytes]:
+        """Return everything written, by place: every table, every file, every output of a component.
 
         The connection table is among them: what it holds of a password is ciphertext.
         """
-        found = Leftovers()
-        tables = sqlalchemy.inspect(self._engine).get_table_names()
-        if len(tables) < 20:
-            raise HarnessError(f"only {len(tables)} tables: this is not Airflow's database")
-        with self._engine.connect() as connection:
-            for table in tables:
-                for row in connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"')).mappings():
-                    found.texts.append((f"table {table}", _row_bytes(row)))
-        for path in self.home.rglob("*"):
-            if path.is_file() and path not in self._outputs:
-                found.texts.append((f"file {path.relative_to(self.home)}", path.read_bytes()))
-        found.texts += [(f"output {path.name}", path.read_bytes()) for path in self._outputs]
-        if isinstance(self.database, Postgres):
-            found.texts.append(("output of PostgreSQL", self.database.log.read_bytes()))
-        return found
+        found = {"output of PostgreSQL": self.database.log.read_bytes()}
+        with self.database.engine.connect() as connection:
+            for table in sqlalchemy.inspect(self.database.engine).get_table_names():
+                rows = connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"'))
+                found[f"table {table}"] = b"\n".join(_bytes(value) for row in rows for value in row)
+        files = (path for path in self.home.rglob("*") if path.is_file())
+        return found | {f"file {path.relative_to(self.home)}": path.read_bytes() for path in files}
 
 
 def _decoded(value: Any) -> Any:
@@ -544,6 +449,5 @@ def _decoded(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _row_bytes(row: Mapping[Any, Any]) -> bytes:
-    parts = [bytes(value) if isinstance(value, (bytes, memoryview)) else str(value).encode() for value in row.values()]
-    return b"\x00".join(parts)
+def _bytes(value: Any) -> bytes:
+    return bytes(value) if isinstance(value, (bytes, memoryview)) else str(value).encode()

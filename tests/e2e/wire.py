@@ -2,91 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, TypeVar
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
-import aiohttp
-from aiohttp import web
+import requests
 
-from airflow_provider_importprog.emulator import listener_on
-
-T = TypeVar("T")
+#: The cluster whose gates may ask for a list of all jobs, and so share it. The others each ask for their own job,
+#: which is when a rule steps in.
+LISTED = "in01-listed"
 
 
 @dataclass(frozen=True)
 class Asked:
     """One request as it came in."""
 
-    at: float
-    """`time.monotonic()`."""
-    method: str
     path: str
     job_id: str
-    cluster_id: str
     authorized: str
-    user_agent: str
 
 
-@dataclass
-class _Rule:
-    after: int
-    action: Callable[[], Any] | None = None
-    answer: tuple[int, str] | None = None
-    hold: bool = False
-    fired: bool = False
-
-
-class Wire:
-    """Forwards every request to an emulator, in a background thread while its ``with`` block runs.
+class Wire(ThreadingHTTPServer):
+    """Forwards every request to an emulator, in background threads while its ``with`` block runs.
 
     :param upstream: the emulator's URL.
     """
 
+    daemon_threads = True
+    request_queue_size = 128
+
     def __init__(self, upstream: str) -> None:
-        #: Whether gates may ask for a list of all jobs, and so share it. A rule steps in when its own job is asked for.
-        self.lists = False
-        self._upstream = upstream
-        self._lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.upstream = upstream
+        self._lock = Lock()
         self._asked: list[Asked] = []
-        self._rules: dict[str, _Rule] = {}
-        self._released: dict[str, asyncio.Event] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
-        self._runner: web.AppRunner | None = None
-        self._session: aiohttp.ClientSession | None = None
-        self._port = 0
+        self._rules: dict[str, tuple[int, Callable[[], Any]]] = {}
 
     def __enter__(self) -> Wire:
-        self._thread.start()
-        self.up()
+        Thread(target=self.serve_forever, args=(0.1,), name="wire", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.down()
-        self._do(self._close_session())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def up(self) -> None:
-        """Listen, again on the same port."""
-        self._do(self._listen())
-
-    def down(self) -> None:
-        """Refuse every connection, and cut those that are open."""
-        self._do(self._close())
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
 
     def asked(self, job_id: str | None = None) -> list[Asked]:
         """Return the requests so far, for one job or all."""
@@ -94,98 +57,55 @@ class Wire:
             return [each for each in self._asked if job_id is None or each.job_id == job_id]
 
     def then(self, job_id: str, action: Callable[[], Any], after: int = 2) -> None:
-        """Do something once so many requests for a job have come, before the next one is answered."""
+        """Do something once, after so many requests for a job have come and before the next one is answered."""
         with self._lock:
-            self._rules[job_id] = _Rule(after, action=action)
+            self._rules[job_id] = (after, action)
 
-    def answer(self, job_id: str, status: int, body: str, after: int = 2) -> None:
-        """Answer this from the next request on, once so many for a job have come."""
+    def came(self, asked: Asked) -> None:
+        """Keep a request, and step in."""
         with self._lock:
-            self._rules[job_id] = _Rule(after, answer=(status, body))
+            before = sum(each.job_id == asked.job_id for each in self._asked)
+            self._asked.append(asked)
+            rule = self._rules.get(asked.job_id)
+            act = self._rules.pop(asked.job_id)[1] if rule and before >= rule[0] else None
+        if act:
+            act()
 
-    def hold(self, job_id: str, after: int) -> None:
-        """Let requests for a job hang, once so many have come, until `release`."""
-        with self._lock:
-            self._rules[job_id] = _Rule(after, hold=True)
+    def handle_error(self, *_: object) -> None:
+        """Clients that are killed hang up."""
 
-    def release(self, job_id: str) -> None:
-        """Let the requests for a job go on that hang, and those to come."""
-        with self._lock:
-            self._rules.pop(job_id, None)
 
-        async def let_go() -> None:
-            self._released.setdefault(job_id, asyncio.Event()).set()
+class _Handler(BaseHTTPRequestHandler):
+    server: Wire
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        self._do(let_go())
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        values: dict[str, Any] = dict(request.query)
-        if body:
-            values.update(json.loads(body))
-        job_id = str(values.get("jobId") or "")
-        with self._lock:
-            before = sum(each.job_id == job_id for each in self._asked)
-            self._asked.append(
-                Asked(
-                    time.monotonic(),
-                    request.method,
-                    request.path,
-                    job_id,
-                    str(values.get("clusterId") or ""),
-                    request.headers.get("Authorization", ""),
-                    request.headers.get("User-Agent", ""),
-                )
-            )
-            rule = self._rules.get(job_id)
-            if rule is not None and before < rule.after:
-                rule = None
-            act = rule is not None and rule.action is not None and not rule.fired
-            if rule is not None:
-                rule.fired = True
-        if rule is not None and rule.hold:
-            await self._released.setdefault(job_id, asyncio.Event()).wait()
-        elif rule is not None and rule.answer is not None:
-            status, text = rule.answer
-            return web.Response(status=status, text=text, content_type="application/json")
-        elif rule is not None and rule.action is not None and act:
-            await asyncio.to_thread(rule.action)
-        if request.path.endswith("/list") and not values.get("collectionName") and not self.lists:
-            return web.json_response({"code": 1401, "message": "no privilege to list"}, status=403)
-        headers = {name: value for name, value in request.headers.items() if name.lower() in _FORWARDED}
-        assert self._session is not None
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        url = urlsplit(self.path)
+        values: dict[str, Any] = {**dict(parse_qsl(url.query)), **(json.loads(body) if body else {})}
+        self.server.came(Asked(url.path, str(values.get("jobId") or ""), self.headers.get("Authorization", "")))
+        if url.path.endswith("/list") and not values.get("collectionName") and values.get("clusterId") != LISTED:
+            self._answer(403, b'{"code": 1401, "message": "no privilege to list"}', "application/json")
+            return
+        passed = ("authorization", "content-type", "db-name", "accept", "idempotency-key")
+        headers = {name: value for name, value in self.headers.items() if name.lower() in passed}
         try:
-            async with self._session.request(
-                request.method, self._upstream + request.path_qs, data=body or None, headers=headers
-            ) as response:
-                return web.Response(
-                    status=response.status, body=await response.read(), content_type=response.content_type
-                )
-        except aiohttp.ClientError as error:
-            return web.Response(status=502, text=f"<html>{type(error).__name__}</html>", content_type="text/html")
+            got = requests.request(
+                self.command, self.server.upstream + self.path, data=body, headers=headers, timeout=60
+            )
+            self._answer(got.status_code, got.content, got.headers.get("Content-Type", "text/plain"))
+        except requests.RequestException:
+            self._answer(502, b"<html>Bad Gateway</html>", "text/html")
 
-    async def _listen(self) -> None:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        app = web.Application()
-        app.router.add_route("*", "/{anything:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        listener = listener_on("127.0.0.1", self._port)
-        self._port = listener.getsockname()[1]
-        await web.SockSite(self._runner, listener).start()
+    do_GET = do_POST
 
-    async def _close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-    async def _close_session(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
-
-
-_FORWARDED = {"authorization", "content-type", "db-name", "accept"}
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""

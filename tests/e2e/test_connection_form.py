@@ -6,16 +6,12 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import airflow
 import pytest
-import run_example
 from selenium.common.exceptions import (
     ElementClickInterceptedException,
     ElementNotInteractableException,
@@ -31,6 +27,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from airflow_provider_importprog.emulator import Emulator
+from tests.e2e.conftest import Rig
 
 pytestmark = [
     pytest.mark.browser,
@@ -75,49 +72,8 @@ def emulator() -> Iterator[Emulator]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def url(programs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Airflow's API server, which serves the form and runs the test of a connection."""
-    home = tmp_path_factory.mktemp("airflow")
-    (port,) = run_example.free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__API__BASE_URL": address,
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    }
-    subprocess.run(("airflow", "db", "migrate"), env=env, check=True, capture_output=True, timeout=120)
-    log = home / "api-server.log"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_example, "home", home)
-        with run_example.process("airflow", "api-server", log=log, env=env) as running:
-            try:
-                run_example.wait_for("Airflow", lambda: answer(f"{address}/api/v2/version"), 120, running)
-            except run_example.DemoError as error:
-                pytest.fail(f"{error}\n{log.read_text()[-3000:]}")
-            yield address
-
-
-def answer(url: str) -> dict[str, Any] | None:
-    """Return what a REST API answers, or None while nobody does."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            body: dict[str, Any] = json.load(response)
-            return body
-    except OSError:
-        return None
-
-
 @pytest.fixture
-def form(programs: tuple[str, str], url: str, tmp_path: Path) -> Iterator[Form]:
+def form(programs: tuple[str, str], rig: Rig, tmp_path: Path) -> Iterator[Form]:
     """The list of connections, in a browser of its own."""
     options = ChromeOptions()
     options.binary_location = programs[0]
@@ -125,7 +81,7 @@ def form(programs: tuple[str, str], url: str, tmp_path: Path) -> Iterator[Form]:
         options.add_argument(argument)
     browser = Chrome(options=options, service=Service(programs[1]))
     try:
-        browser.get(f"{url}/connections")
+        browser.get(f"{rig.airflow.url}/connections")
         yield Form(browser)
     finally:
         with contextlib.suppress(WebDriverException):
@@ -236,9 +192,9 @@ def test_the_form_speaks_of_the_import_api(form: Form) -> None:
         assert label in said
 
 
-def test_a_connection_is_saved_as_filled_in_and_tested(form: Form, url: str, emulator: Emulator) -> None:
+def test_a_connection_is_saved_as_filled_in_and_tested(form: Form, rig: Rig, emulator: Emulator) -> None:
     host, _, port = emulator.url.rpartition(":")
-    form.add("importprog_default")
+    form.add("filled_in")
     form.fill("host", host)
     form.fill("port", port)
     form.fill("login", LOGIN)
@@ -249,20 +205,19 @@ def test_a_connection_is_saved_as_filled_in_and_tested(form: Form, url: str, emu
     form.choose("v2", "API version")
     form.save()
 
-    saved = answer(f"{url}/api/v2/connections/importprog_default")
-    assert saved is not None
+    saved = rig.airflow.api("GET", "/api/v2/connections/filled_in")
     assert (saved["conn_type"], saved["host"], saved["port"]) == ("importprog", host, int(port))
     assert (saved["login"], saved["schema"]) == (LOGIN, None)
     extra = {name: value for name, value in json.loads(saved["extra"]).items() if value is not None}
     assert extra == {"api_version": "v2", "db_name": "books", "timeout": 60}
 
-    said = form.test("importprog_default", "Test Connection Successful")
+    said = form.test("filled_in", "Test Connection Successful")
     assert said == f"{emulator.url} answers, accepts the token, and serves v2."
 
-    form.press("Edit Connection", "//tr[contains(., 'importprog_default')]")
+    form.press("Edit Connection", "//tr[contains(., 'filled_in')]")
     form.fill("password", WRONG)
     form.save()
-    said = form.test("importprog_default", "Test Connection Failed")
+    said = form.test("filled_in", "Test Connection Failed")
     assert said.startswith(f"{emulator.url} answers. The server does not accept the token: ")
     assert said.endswith(" Check the user name and the password.")
     assert WRONG not in form.browser.page_source
