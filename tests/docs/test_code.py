@@ -49,7 +49,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     env = {
         **kept,
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "NO_PROXY": "*",
         "PYTHONPATH": str(ROOT),
@@ -69,6 +69,7 @@ def test_the_dags_end_as_they_say(airflow: dict[str, str], tmp_path: Path, monke
         connection = {"conn_type": "importprog", "host": emulator.url, "extra": {"api_version": "v2"}}
         env = {
             **airflow,
+            "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
             "AIRFLOW_CONN_IMPORTPROG_DEFAULT": json.dumps(connection),
             "AIRFLOW_CONN_ARTICLES_BUCKET": json.dumps({"conn_type": "aws", "login": "a-key", "password": "a-secret"}),
         }

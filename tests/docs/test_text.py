@@ -120,21 +120,17 @@ class TestEmulator:
     def test_every_profile_has_its_row(self) -> None:
         assert [unquoted(row[0]) for row in table("docs/testing.md", "profile")] == list(PROFILES)
 
-    def test_what_is_to_be_seen_can_be_asked_for(self) -> None:
-        with Emulator(duration=0) as emulator:
-            for row in table("docs/testing.md", "to see"):
-                in_a_test, posted = row[1], row[2]
-                for call in re.findall(r"`(\w+\(.*?\))`", in_a_test):
-                    names = {"emulator": emulator, "job_id": self.uncommitted(emulator)}
-                    eval(f"emulator.{call}", names)
-                if posted:
-                    path, body = re.findall(r"`([^`]+)`", posted)
-                    sent = body.replace('"jobId": "…"', f'"jobId": "{self.uncommitted(emulator)}"')
-                    answer = requests.post(f"{emulator.url}{path}", json=json.loads(sent), timeout=10)
-                    assert answer.json()["code"] == 0, (row, answer.text)
-                emulator.restore()
-                emulator.use_profile("all")
-                emulator.set_collections(None)
+    @pytest.mark.parametrize("row", table("docs/testing.md", "to see"), ids=lambda row: row[0])
+    def test_what_is_to_be_seen_can_be_asked_for(self, row: list[str]) -> None:
+        for call in re.findall(r"`(\w+\(.*?\))`", row[1]):
+            with Emulator(duration=0) as emulator:
+                eval(f"emulator.{call}", {"emulator": emulator, "job_id": self.uncommitted(emulator)})
+        if row[2]:
+            path, body = re.findall(r"`([^`]+)`", row[2])
+            with Emulator(duration=0) as emulator:
+                sent = body.replace('"jobId": "…"', f'"jobId": "{self.uncommitted(emulator)}"')
+                answer = requests.post(f"{emulator.url}{path}", json=json.loads(sent), timeout=10)
+                assert answer.json()["code"] == 0, answer.text
 
     @staticmethod
     def uncommitted(emulator: Emulator) -> str:
