@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from airflow_provider_importprog import exceptions, get_provider_info
+from airflow_provider_importprog._gate_operator import ImportGateOperator
 from airflow_provider_importprog.emulator import PROFILES, Emulator
 from airflow_provider_importprog.emulator.__main__ import parser
 from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
@@ -87,8 +88,13 @@ class TestConnection:
     [("docs/sensor.md", ImportProgressSensor), ("docs/operators.md", CreateImportJobOperator)],
 )
 def test_every_parameter_has_its_row(page: str, kind: type) -> None:
-    signature = inspect.signature(kind.__init__)
-    parameters = [each for each in signature.parameters.values() if each.kind is each.KEYWORD_ONLY]
+    own = kind.__mro__[: kind.__mro__.index(ImportGateOperator)]
+    parameters = [
+        each
+        for base in own
+        for each in inspect.signature(base.__init__).parameters.values()
+        if each.kind is each.KEYWORD_ONLY
+    ]
     rows = {unquoted(row[0]): unquoted(row[1]) for row in table(page, "parameter")}
     assert sorted(rows) == sorted(each.name for each in parameters)
     for each in parameters:
