@@ -162,6 +162,16 @@ def test_contributing_names_files_that_are_there() -> None:
         assert any((place / name).exists() for place in places), name
 
 
+def test_troubleshooting_quotes_what_is_really_said() -> None:
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    said = re.sub(r'"\n *f?"', "", sources)
+    of_airflow = {"Bad Request", "state mismatch"}
+    rows = [line.split("|")[1] for line in prose("docs/troubleshooting.md").splitlines() if line.startswith("| ")]
+    for quoted in {quoted for row in rows for quoted in re.findall(r'"([^"]+)"', row)} - of_airflow:
+        for part in filter(None, map(str.strip, quoted.split("…"))):
+            assert part in said, quoted
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_can_be_read(page: str) -> None:
     for block in blocks(page, "json"):
