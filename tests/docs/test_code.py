@@ -1,0 +1,111 @@
+"""Every block of Python in the README and in docs/ runs: as a DAG through ``dag.test()``, or in pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_importprog.emulator import Emulator
+from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
+from tests.docs.pages import PAGES, ROOT, blocks
+
+IN_PYTEST = "docs/testing.md"
+GOOD = {"job_id": "good"}
+# What each DAG is given, and how its tasks end. "good" and "broken" stand for the ids of such jobs.
+DAGS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "after_the_import": (GOOD, {"gate": "success", "process": "success"}),
+    "many_files": (GOOD, {"gate": "success", "in_lists": "success", "process": "success"}),
+    "with_quarantine": ({"job_id": "broken"}, {"gate": "failed", "quarantine": "success"}),
+    "import_files": ({}, {"write": "success"}),
+    "two_phase": ({}, {"write": "success", "audit": "success", "publish": "success", "drop": "skipped"}),
+    "own_submission": ({}, {"submit": "success", "gate": "success"}),
+    "zilliz_cloud": ({}, {"load": "success", "check": "success"}),
+}
+_DAG = re.compile(r"^@dag\(.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
+_RUN = """\
+import json, runpy, sys
+for path, name, conf in json.load(sys.stdin):
+    dag = runpy.run_path(path)[name]()
+    for each in dag.tasks:
+        if hasattr(each, "poke_interval"):
+            each.poke_interval = 0.3  # there is no scheduler to overtake
+    run = dag.test(run_conf=conf)
+    print("ENDED", json.dumps([name, {each.task_id: str(each.state) for each in run.get_task_instances()}]))
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of an Airflow with a database and nothing of this one's."""
+    home = tmp_path_factory.mktemp("airflow")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env = {
+        **kept,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "NO_PROXY": "*",
+        "PYTHONPATH": str(ROOT),
+    }
+    done(subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, capture_output=True, text=True))
+    return env
+
+
+def done(process: subprocess.CompletedProcess[str]) -> str:
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_the_dags_end_as_they_say(airflow: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to_run, ends = [], {}
+    with Emulator(duration=1, fail_files={"*broken*": "not a Parquet file"}) as emulator:
+        connection = {"conn_type": "importprog", "host": emulator.url, "extra": {"api_version": "v2"}}
+        env = {
+            **airflow,
+            "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
+            "AIRFLOW_CONN_IMPORTPROG_DEFAULT": json.dumps(connection),
+            "AIRFLOW_CONN_ARTICLES_BUCKET": json.dumps({"conn_type": "aws", "login": "a-key", "password": "a-secret"}),
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT", json.dumps(connection))
+        jobs = {
+            name: ImportProgressHook().create_import_job("articles", files=[f"{name}.parquet"])
+            for name in ("good", "broken")
+        }
+        for page in PAGES:
+            for number, block in enumerate(blocks(page, "python")):
+                for name in _DAG.findall(block):
+                    path = tmp_path / f"{Path(page).stem}_{number}.py"
+                    path.write_text(block)
+                    conf = {key: jobs.get(value, value) for key, value in DAGS[name][0].items()}
+                    to_run.append((str(path), name, conf))
+        said = done(
+            subprocess.run(
+                [sys.executable, "-c", _RUN], input=json.dumps(to_run), env=env, capture_output=True, text=True
+            )
+        )
+    for line in said.splitlines():
+        if line.startswith("ENDED "):
+            name, states = json.loads(line.removeprefix("ENDED "))
+            ends[name] = states
+    expected: dict[str, Any] = {name: states for name, (_, states) in DAGS.items()}
+    assert ends == expected, said
+
+
+def test_the_tests_pass(airflow: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "test_page.py"
+    path.write_text("\n".join(blocks(IN_PYTEST, "python")))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(path)]
+    assert "4 passed" in done(subprocess.run(command, env=airflow, capture_output=True, text=True))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != IN_PYTEST])
+def test_no_block_is_left_out(page: str) -> None:
+    for block in blocks(page, "python"):
+        assert _DAG.search(block), "it is no DAG, so nothing runs it"
