@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 XCOM_RETURN_KEY = "return_value"
 XCOM_JOB_KEY = "import_job"
-XCOM_JOB_ID_KEY = "job_id"
 
 _EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
     Verdict.JOB_FAILED: ImportJobFailed,

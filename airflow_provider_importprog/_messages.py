@@ -115,7 +115,7 @@ def _files_blamed(job: ImportJob, blamed: Sequence[ImportFile]) -> str:
     others = len(blamed) - len(named)
     shown = ", ".join(ending(file.file_name) for file in named[:_FILES_NAMED])
     more = f", and {len(named) - _FILES_NAMED:,} more" if len(named) > _FILES_NAMED else ""
-    rest = f" The other {_files(others)} {'was' if others == 1 else 'were'} not judged." if others else ""
+    rest = {0: "", 1: " The other file was not judged."}.get(others, f" The other {_files(others)} were not judged.")
     return f" The {'file' if len(named) == 1 else 'files'}: {shown}{more}.{rest}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, get_current_context
+from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_importprog import _messages, _submission, _validation
 from airflow_provider_importprog._gate_operator import ImportGateOperator, hook_of
@@ -148,6 +148,9 @@ class CreateImportJobOperator(_SubmittingOperator):
             super().on_kill()
 
     def _job_id_of_this_task(self) -> str | None:
+        # Airflow 2.11 loads psutil and more with it, which no DAG file should pay for.
+        from airflow.providers.common.compat.sdk import get_current_context
+
         # Airflow 2.11 calls ``on_kill`` of a new object where a deferred task resumes after its execution_timeout.
         return self.job_id or _job_id_of(get_current_context())
 

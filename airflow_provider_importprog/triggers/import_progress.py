@@ -78,6 +78,10 @@ class ImportProgressTrigger(BaseTrigger):
         **newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
+        self.job_id = job_id
+        self.cluster_id = cluster_id
+        self.importprog_conn_id = importprog_conn_id
+        self.poke_interval = poke_interval
         self._row = {
             "job_id": job_id,
             "cluster_id": cluster_id,

@@ -104,7 +104,7 @@ CASES = {
                    ImportJobFailed, "disk full. [b]: row 7", ["[b]"]),
     "failed at once": Case([v2_job("Failed", reason="disk full", files=[])], ImportJobFailed, "disk full", []),
     "every file blamed": Case([v2_job(), v2_job("Failed", reason="row 7 of b/1.json is bad", files=BLAMED)],
-                              ImportJobFailed, "is bad. The file: [b/1.json]. The other 1 file was not judged.",
+                              ImportJobFailed, "is bad. The file: [b/1.json]. The other file was not judged.",
                               ["[b/1.json]", "[b/2.json]"]),
     "aborted": Case([v2_job(), v2_job("Failed", reason="aborted by user")], ImportJobFailed, "was aborted"),
     "failed file": Case(
@@ -197,7 +197,7 @@ def test_every_mode_skips_and_pushes_as_it_is_told(server: ScriptedServer, gate:
     play(server, case)
     final = issubclass(case.error, AirflowFailException)
     skips = option == "never_fail" or (option == "soft_fail" and final)
-    with pytest.raises(AirflowSkipException if skips else case.error, match=None if skips else "") as caught:
+    with pytest.raises(AirflowSkipException if skips else case.error) as caught:
         gate.run(**case.settings, **{option: option != "do_xcom_push"})
     assert case.words in str(caught.value)
     if option == "do_xcom_push":
