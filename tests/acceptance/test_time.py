@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowTaskTimeout, TaskDeferred
 from airflow.triggers.base import BaseTrigger
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -405,7 +405,7 @@ class TestTimeOut:
         if least:
             assert least - 3 < deferral(deferred, **kwargs).timeout.total_seconds() <= least
         else:  # it is over: ended now, or by a deferral that ends at once
-            with pytest.raises((TaskDeferred, Exception)) as caught:
+            with pytest.raises((TaskDeferred, AirflowTaskTimeout)) as caught:
                 deferred.sensor(**kwargs).execute(deferred.context)
             assert getattr(caught.value, "timeout", timedelta()) < timedelta(seconds=1)
 
