@@ -32,7 +32,6 @@ from airflow_provider_importprog.api.protocol import Address, ListPage, NewImpor
 log = logging.getLogger(__name__)
 
 ApiVersion = Literal["auto", "v1", "v2"]
-API_VERSIONS: tuple[ApiVersion, ...] = ("auto", "v1", "v2")
 
 T = TypeVar("T")
 #: What a client runs: it sends each request and hands back the response.
