@@ -508,7 +508,8 @@ class JobPoller:
         self._join = join
         self._two_phase = two_phase
         self._settings: ImportConnection | None = None
-        self._joined: tuple[AsyncClient, Poller] | None = None
+        self._client: AsyncClient | None = None
+        self._poller: Poller | None = None
         self._membership = AsyncExitStack()
         self._redacting = ExitStack()
         self._withheld: str | None = None  # None where the storage's keys have not been read yet
@@ -536,31 +537,31 @@ class JobPoller:
 
         :param delay: seconds from when that was asked for which the last poll returned.
         """
-        if self._joined is None:
+        if self._poller is None:
             await asyncio.sleep(delay)
         else:
-            await self._joined[1].pause(delay)
+            await self._poller.pause(delay)
 
     async def leave(self) -> None:
         """Give the client back; the next poll takes one anew."""
-        self._joined = self._withheld = None
+        self._client = self._poller = self._withheld = None
         self._redacting.close()
         await self._membership.aclose()
 
     async def _poll(self, settings: ImportConnection, waits: Brief) -> ImportJob:
-        if self._joined is None:
+        if self._client is None:
             if self._two_phase:
                 settings.check_two_phase()
-            client = await self._membership.enter_async_context(AsyncClient.shared(settings))
-            self._joined = client, self._membership.enter_context(self._join(client))
-        client, poller = self._joined
+            self._client = await self._membership.enter_async_context(AsyncClient.shared(settings))
         if self._withheld != "":
             self._redacting.close()
             self._withheld = await self._hook._read_storage_keys(self._what)
             # For as long as this gate polls: what another one asks for, the list, may show these keys too.
-            self._redacting.enter_context(self._hook._redacting(client, self._withheld))
+            self._redacting.enter_context(self._hook._redacting(self._client, self._withheld))
+        if self._poller is None:
+            self._poller = self._membership.enter_context(self._join(self._client))
         with _withholding(self._withheld):
-            return _without_words(await poller.poll(waits), self._withheld)
+            return _without_words(await self._poller.poll(waits), self._withheld)
 
 
 _loading: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ImportConnection]]] = WeakKeyDictionary()
