@@ -16,7 +16,6 @@ from typing import Any
 from airflow_provider_importprog.emulator import backend as api
 from airflow_provider_importprog.emulator.backend import (
     ApiError,
-    EmulatorError,
     FileStatus,
     ImportRequest,
     JobStatus,
@@ -92,15 +91,12 @@ class MilvusBackend:
     """Starts Milvus and keeps the jobs it does.
 
     File names are absolute paths, paths relative to the working directory, or ``file://`` URLs.
-
-    :param data_dir: where to keep Milvus's data; None uses a temporary directory.
-    :param port: Milvus's gRPC port; 0 takes a free one.
     """
 
     name = "milvus"
 
-    def __init__(self, data_dir: str | os.PathLike[str] | None = None, port: int = 0) -> None:
-        self._server = MilvusServer(data_dir, port)
+    def __init__(self) -> None:
+        self.server = MilvusServer()
         self._jobs: dict[str, Job] = {}
         self._ids = api.job_ids()
         self._lock = threading.Lock()
@@ -110,35 +106,27 @@ class MilvusBackend:
         self._version = ""
 
     def start(self) -> None:
-        # pymilvus takes over a second to import, which Milvus needs to start anyway. By name, because it
-        # may not be installed and pymilvus brings no types. Its `utility` offers the same calls as this handler
-        # with a warning that they will go in 3.1.
-        with ThreadPoolExecutor(1) as pool:
-            handler = pool.submit(importlib.import_module, "pymilvus.client.grpc_handler")
-            self._server.start()
-        self._client = handler.result().GrpcHandler(
-            uri=self._server.uri,
-            grpc_options={"grpc.enable_http_proxy": 0},  # whatever http_proxy says, this is loopback
-        )
-        try:
-            with self._answering():
-                self._version = self._client.get_server_version(timeout=60)
-        except ApiError as problem:
-            raise EmulatorError(f"Milvus started but does not answer: {problem.message}") from None
-        self._jobs.clear()
-        self._stopping.clear()
+        self.restart()
+        self._version = self._client.get_server_version(timeout=60)
         self._watcher = threading.Thread(target=self._watch, name="importprog-watcher", daemon=True)
         self._watcher.start()
+
+    def restart(self) -> None:
+        """Start Milvus, again where it was killed, with the jobs that it has begun."""
+        # pymilvus takes over a second to import, which Milvus needs to start anyway. By name, because it brings no
+        # types. Its `utility` offers the same calls as this handler with a warning that they will go in 3.1.
+        with ThreadPoolExecutor(1) as pool:
+            handler = pool.submit(importlib.import_module, "pymilvus.client.grpc_handler")
+            self.server.start()
+        # Whatever http_proxy says, this is loopback.
+        self._client = handler.result().GrpcHandler(uri=self.server.uri, grpc_options={"grpc.enable_http_proxy": 0})
 
     def stop(self) -> None:
         self._stopping.set()
         if self._watcher is not None:
             self._watcher.join()
-            self._watcher = None
-        if self._client is not None:
             self._client.close()
-            self._client = None
-        self._server.stop()
+        self.server.stop()
 
     def create(self, request: ImportRequest) -> str:
         if not request.auto_commit:
@@ -179,9 +167,9 @@ class MilvusBackend:
 
     def describe(self) -> dict[str, str]:
         return {
-            "milvusUri": self._server.uri,
+            "milvusUri": self.server.uri,
             "milvusVersion": self._version,
-            "dataDir": str(self._server.directory),
+            "dataDir": str(self.server.directory),
         }
 
     def _job(self, job_id: str) -> Job:
@@ -191,7 +179,7 @@ class MilvusBackend:
             raise UnknownJobError(job_id) from None
 
     def _check_alive(self) -> None:
-        status = self._server.exit_status
+        status = self.server.exit_status
         if status is not None:
             raise ApiError(api.UNEXPECTED, f"Milvus has ended with status {status}: start the emulator again")
 
@@ -243,8 +231,6 @@ class MilvusBackend:
             with self._lock:
                 tasks = [task for job in self._jobs.values() for task in job.tasks if not task.ended]
             for task in tasks:
-                if self._server.exit_status is not None:
-                    return
                 with contextlib.suppress(ApiError), self._answering():
                     file = seen(task.file, self._client.get_bulk_insert_state(task.task_id, timeout=RPC_TIMEOUT))
                     with self._lock:

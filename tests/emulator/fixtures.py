@@ -69,12 +69,11 @@ def milvus_client(milvus_emulator: Emulator) -> Iterator[Any]:
 
 
 @pytest.fixture
-def milvus_collection(milvus_client: Any) -> Iterator[str]:
+def milvus_collection(milvus_client: Any) -> str:
     """An empty collection with an int64 key `id` and a float vector `vector` of `DIM`."""
     name = f"c_{uuid.uuid4().hex}"
     milvus_client.create_collection(name, dimension=DIM)
-    yield name
-    milvus_client.drop_collection(name)
+    return name
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,13 +45,3 @@ def test_with_simulated_jobs() -> None:
             bulk_writer.list_import_jobs(emulator.url, api_key="root:wrong")
         with pytest.raises(Exception, match="import job does not exist"):
             bulk_writer.get_import_progress(emulator.url, "7", api_key="root:Milvus")
-
-
-@pytest.mark.milvus
-def test_with_a_real_milvus(milvus_emulator: Emulator, milvus_collection: str, rows_file: Callable[..., str]) -> None:
-    url = milvus_emulator.url
-    answer = bulk_writer.bulk_import(url, milvus_collection, files=[[rows_file("a.json", 1500)]])
-    job = finished(url, answer.json()["data"]["jobId"])
-    assert (job["state"], job["importedRows"], job["totalRows"]) == ("Completed", 1500, 1500)
-    listed = bulk_writer.list_import_jobs(url, milvus_collection).json()
-    assert [record["state"] for record in listed["data"]["records"]] == ["Completed"]
