@@ -63,7 +63,8 @@ def gates_end_right_in_every_mode(rig: Rig) -> None:
     for name, ending in jobs.items():  # once the gate waits
         end = rig.emulator.abort if ending == "job_failed" else rig.commit
         rig.wire.then(conf[name], partial(end, conf[name]))
-    conf["too_late"] = rig.submit()
+    limits = {"too_late": "12 s", "cut_short": "14 s"}
+    conf |= {name: rig.submit() for name in limits}
     run = ("ending", rig.airflow.trigger("ending", conf))
 
     assert rig.airflow.wait_for_run(*run) == "failed"
@@ -79,9 +80,10 @@ def gates_end_right_in_every_mode(rig: Rig) -> None:
         assert xcoms["import_job"]["state"] == ("failed" if ending == "job_failed" else "completed")
         assert [set(file) for file in xcoms["return_value"]] == [set(FILE)] * 2
         assert (xcoms["return_value"][1]["error_message"] == BROKEN) == (ending == "files_failed")
-    log = rig.airflow.task_log(*run, "too_late")
-    assert rig.airflow.ended(*run, "too_late") == ("failed", 1), log
-    assert "12 s" in log
+    for name, limit in limits.items():
+        log = rig.airflow.task_log(*run, name)
+        assert rig.airflow.ended(*run, name) == ("failed", 1), log
+        assert limit in log
 
 
 @scenario

@@ -68,6 +68,7 @@ with DAG("ending", schedule=None, catchup=False):
         for ending in ENDINGS:
             gate(f"{mode}_{ending}", mode)
     gate("too_late", "deferrable", timeout=12)
+    gate("cut_short", "deferrable", execution_timeout=timedelta(seconds=14), retries=0)
 
 with DAG("mapped", schedule=None, catchup=False):
     gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, **WAITS, **RETRIES)
