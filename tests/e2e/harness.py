@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -64,11 +65,15 @@ def _die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """Return a port of loopback that nobody listens on.
+
+    Below the range from which Linux hands ports out: who binds port 0 meanwhile must not get this one.
+    """
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def end(*pids: int, first: signal.Signals = signal.SIGTERM) -> None:

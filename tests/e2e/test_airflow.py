@@ -96,8 +96,9 @@ def gates_and_files_are_mapped(rig: Rig) -> None:
 
     assert rig.airflow.wait_for_run(*run) == "success"
     for index, job in enumerate(jobs):
-        xcoms = rig.airflow.xcoms(*run, "gates", index)
-        assert (xcoms["import_job"]["job_id"], len(xcoms["return_value"])) == (job, index + 1)
+        for gates in ("gates", "rescheduled"):
+            xcoms = rig.airflow.xcoms(*run, gates, index)
+            assert (xcoms["import_job"]["job_id"], len(xcoms["return_value"])) == (job, index + 1)
     assert rig.airflow.xcoms(*run, "count")["return_value"] == [1, 2]
     good, broken = (rig.airflow.xcoms(*run, "take", index)["return_value"] for index in (0, 1))
     assert good["types"] == FILE
@@ -197,20 +198,28 @@ def a_task_that_is_marked_failed_aborts_its_job_only_where_told_to(rig: Rig) -> 
         state = "deferred" if deferrable else "running"
         wait_until(f"{name} is {state}", lambda n=name, s=state: airflow.instance(*run, n).state == s)
     jobs = {name: str(airflow.xcoms(*run, name)["job_id"]) for name in KILLED}
+    waited_for = {mode: rig.submit() for mode in MODES}
+    gates = ("waiting", airflow.trigger("waiting", waited_for))
+    wait_until("every gate waits", lambda: min(rig.asked(list(waited_for.values()))) >= 1)
 
     for name in KILLED:
         airflow.mark_failed(*run, name)
+    for mode in MODES:
+        airflow.mark_failed(*gates, mode)
 
     for name, (_, aborts) in KILLED.items():
         said = f"import job {jobs[name]} is aborted" if aborts else f"Import job {jobs[name]} goes on"
         wait_until(said, lambda name=name, said=said: said in log(name))
         assert rig.state_of(jobs[name]) == ("Failed" if aborts else "Uncommitted")
         assert airflow.ended(*run, name) == ("failed", 1)
+    for mode in MODES:
+        assert (airflow.instance(*gates, mode).state, rig.state_of(waited_for[mode])) == ("failed", "Uncommitted")
+    every = [*jobs.values(), *waited_for.values()]
 
     def silent() -> bool:
-        before = rig.asked(list(jobs.values()))
+        before = rig.asked(every)
         time.sleep(11)  # two intervals
-        return rig.asked(list(jobs.values())) == before
+        return rig.asked(every) == before
 
     wait_until("nobody asks any more", silent)
 

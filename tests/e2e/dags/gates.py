@@ -71,8 +71,10 @@ with DAG("ending", schedule=None, catchup=False):
     gate("cut_short", "deferrable", execution_timeout=timedelta(seconds=14), retries=0)
 
 with DAG("mapped", schedule=None, catchup=False):
+    jobs = conf("jobs")
     gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, **WAITS, **RETRIES)
-    count(gates.expand(job_id=conf("jobs")).output)
+    count(gates.expand(job_id=jobs).output)
+    ImportProgressSensor.partial(task_id="rescheduled", mode="reschedule", **WAITS, **RETRIES).expand(job_id=jobs)
     take.expand(file=gate("gate", "deferrable", allow_failed_files=True).output)
 
 # More files than Airflow maps over; the two gates share a list of jobs.
