@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ from airflow_provider_importprog.api.errors import (
     NotPermitted,
     RateLimited,
     Refused,
+    ServerDown,
     TargetMissing,
-    UnexpectedAnswer,
 )
 from airflow_provider_importprog.api.protocol import read
 from tests.unit.helpers import raw, said
@@ -72,6 +71,7 @@ MEANINGS: dict[type[ImportApiError], list[tuple[int, Any, str]]] = {
         (408, 5, "x"),
         (499, 5, "x"),
     ],
+    ServerDown: [*[(status, 1, GONE) for status in (200, 400, 500)], (503, 5, "service not found"), (599, 0, "x")],
     DialectNotServed: [
         (404, 404, "route not found"),
         (404, 5, "Not Found"),
@@ -118,19 +118,6 @@ def test_an_answer_about_a_job(
 def test_an_answer_about_no_job_is_never_that_it_is_unknown(code: int, message: str) -> None:
     with pytest.raises(Refused):
         read(OF_NO_JOB, said(code, message))
-
-
-@pytest.mark.parametrize("request_", [V1, V2], ids=["v1", "v2"])
-@pytest.mark.parametrize("code", [0, 200, "0", "200"])
-def test_a_code_may_be_a_string(request_: Request, code: Any) -> None:
-    assert read(request_, raw(json.dumps({"code": code, "data": 1}).encode(), 299)) == 1
-
-
-@pytest.mark.parametrize(("digits", "kind"), [(19, Refused), (20, UnexpectedAnswer)])
-def test_it_may_not_be_too_long_for_a_number(digits: int, kind: type[ImportApiError]) -> None:
-    with pytest.raises(ImportApiError) as caught:
-        read(V1, raw(b'{"code": "%s"}' % (b"9" * digits)))
-    assert type(caught.value) is kind
 
 
 IN_DOUBT = [(raw(HTML, status), True) for status in (200, 408, 499, 500, 502, 504)]

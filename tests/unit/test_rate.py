@@ -60,6 +60,7 @@ def test_one_that_gives_up_holds_up_nobody() -> None:
     next(third)
     second.close()
     assert next(third) == pytest.approx(0.105)
+    assert rate.pause_left == 0
     rate.pause(9)
     rate.pause(5)  # the longer one counts
     assert rate.pause_left == next(third) == 9

@@ -106,13 +106,17 @@ def test_secrets_are_added_for_as_long_as_any_gate_needs_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "shown",
+    "said",
     ["http://bob:p%40ssword@proxy:1", "bob:p@ssword", "p@ssword", f"Basic {b64encode(b'bob:p@ssword').decode()}"],
 )
-def test_the_credentials_of_a_proxy_are_redacted(shown: str) -> None:
-    redactor = Redactor(proxy_secrets("http://bob:p%40ssword@proxy:1"))
-    assert "***" in redactor(shown)
-    assert not any(secret in redactor(shown) for secret in ("ssword", "Ym9i"))
+def test_the_credentials_of_a_proxy_are_redacted(said: str) -> None:
+    shown = Redactor(proxy_secrets("http://bob:p%40ssword@proxy:1"))(said)
+    assert "***" in shown
+    assert not any(secret in shown for secret in ("ssword", "Ym9i"))
+
+
+def test_a_proxys_short_password_is_redacted_with_its_user_name() -> None:
+    assert Redactor(proxy_secrets("http://bob:p%21@proxy:1"))("bob:p%21, bob:p!") == "***, ***"
     assert proxy_secrets("http://proxy:1") == proxy_secrets(None) == Secrets()
 
 
