@@ -96,14 +96,26 @@ async def hook_of(kind: str, **kwargs: Any) -> AsyncIterator[Callable[..., Any]]
         yield call
 
 
-def play(kind: str, *steps: Any, **kwargs: Any) -> list[Any]:
-    """Go through steps with one hook, each a call or something to do in between, and return what came of the calls."""
+def play(kind: str, *steps: Any, server: ScriptedServer | None = None, **kwargs: Any) -> list[Any]:
+    """Go through steps with one hook, each a call or something to do in between, and return what came of the calls.
+
+    :param server: waited for until an asynchronous hook has closed all connections to it.
+    """
 
     async def story() -> list[Any]:
         async with hook_of(kind, **kwargs) as call:
-            return [await call(*step) for step in steps if isinstance(step, tuple) or step()]
+            came = [await call(*step) for step in steps if isinstance(step, tuple) or step()]
+        await asyncio.to_thread(wait_until, lambda: server is None or kind == "sync" or not server.open_connections)
+        return came
 
     return asyncio.run(story())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -365,18 +377,22 @@ TESTED: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
     "many words": ({V2_DESCRIBE: Answer({"code": 1800, "message": "w " * 999})}, {}, False, r" …\. Check the user"),
     "nobody listens": ({}, {"host": "http://127.0.0.1:1"}, False, "cannot be reached"),
     "no TLS": ({}, {"host": "https"}, False, "write http:// before the host"),
-    "no connection": ({}, {"conn_type": "http"}, False, "^This connection is of type 'http'"),
+    "another type": ({}, {"conn_type": "http"}, False, "^This connection is of type 'http'"),
+    "no connection": ({}, {}, False, "^This connection is not defined: add it with the type 'Milvus"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TESTED)
+@pytest.mark.usefixtures("naps")
 def test_the_test_of_a_connection(
-    server: ScriptedServer, connect: Connect, call: Call, name: str, naps: list[float]
+    server: ScriptedServer, connect: Connect, call: Call, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts, fields, good, words = TESTED[name]
     if fields.get("host") == "https":
         fields = {"host": server.url.replace("http:", "https:")}
     connect(**{"extra": {"api_version": "v2"}, **fields})
+    if name == "no connection":
+        monkeypatch.delenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT")
     for path, answer in scripts.items():
         server.on(path, answer)
     found, said = call("test_connection")
@@ -405,9 +421,8 @@ class TestRotation:
         self, server: ScriptedServer, connect: Connect, rotate: Callable[[], None], kind: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        assert [job.job_id for job in play(kind, ASK, rotate, ASK, ASK)] == [JOB] * 3
+        assert [job.job_id for job in play(kind, ASK, rotate, ASK, ASK, server=server)] == [JOB] * 3
         assert len(server.asked) == 4
-        wait_until(lambda: kind == "sync" or not server.open_connections)
         connect({"api_version": "v2"}, password="wrong-one")
         came = play(kind, ASK, lambda: monkeypatch.delenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT"), ASK)
         assert [type(one) for one in came] == [ImportApiUnauthorized] * 2
@@ -422,9 +437,9 @@ class TestRotation:
                     step()
                     jobs = await asyncio.gather(*[call(*ASK) for call in (one, two, three)])
                     assert {job.job_id for job in jobs} == {JOB}
+            await asyncio.to_thread(wait_until, lambda: not server.open_connections)
 
         asyncio.run(story())
-        wait_until(lambda: not server.open_connections)
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
     def test_airflows_cache_of_secrets_is_passed_by(
@@ -436,13 +451,6 @@ class TestRotation:
         kept: list[Any] = []
         play(kind, ASK, lambda: kept.append(cache._cache["__c_importprog_default"]), rotate, ASK)
         assert cache._cache["__c_importprog_default"] is not kept[0]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class TestShared:

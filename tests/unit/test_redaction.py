@@ -42,7 +42,7 @@ def settings(login: str | None = LOGIN, password: str | None = PASSWORD) -> Impo
         (None, PASSWORD, f"cut {PASSWORD[:-1]}", "cut ***"),
         (None, PASSWORD, f"{PASSWORD[:6]}", "***"),
         (None, PASSWORD, f"{PASSWORD[:6]} not cut", f"{PASSWORD[:6]} not cut"),
-        (None, PASSWORD, f"too short {PASSWORD[:5]}", f"too short {PASSWORD[:5]}"),
+        (None, PASSWORD, f"{PASSWORD}, too short: {PASSWORD[:5]}", f"***, too short: {PASSWORD[:5]}"),
     ],
 )
 def test_a_token_is_redacted_in_each_form(login: str | None, password: str | None, words: str, shown: str) -> None:
@@ -85,13 +85,14 @@ def test_a_job_is_redacted_and_its_names_only_of_what_they_cannot_hold_by_chance
     redactor = redactor_for(settings())
     token = f"{LOGIN}:{PASSWORD}"
     file = ImportFile(f"s3://{token}@b/{PASSWORD}.json", 1, ImportState.FAILED, 0.0, error_message=f"no {PASSWORD}")
-    job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file,))
+    fine = ImportFile("fine.json", 1, ImportState.FAILED, 0.0, error_message="no row")
+    job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file, fine))
     redacted = redactor.job(job)
     assert (redacted.collection_name, redacted.error_message) == ("c ***", "bad ***")
     assert redacted.files[0].file_name == f"s3://***@b/{PASSWORD}.json"
     assert redacted.files[0].error_message == "no ***"
     assert redactor.job(redacted) is redacted
-    assert redactor.job(redacted).files[0] is redacted.files[0]
+    assert redacted.files[1] is fine
 
 
 def test_secrets_are_added_for_as_long_as_any_gate_needs_them() -> None:
