@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -32,67 +34,33 @@ GONE = f"import job does not exist, jobID={JOB}: importing data failed"
 NO_ID = f'parse job id failed, err=%w strconv.ParseInt: parsing "{JOB}": invalid syntax'
 STATUSES = (200, 400, 404, 500)
 
-# Status, code, message.
+
+def each(statuses: Sequence[int], codes: Sequence[Any], *messages: str) -> list[tuple[int, Any, str]]:
+    return list(product(statuses, codes, messages))
+
+
 MEANINGS: dict[type[ImportApiError], list[tuple[int, Any, str]]] = {
-    JobUnknown: [
-        *[(status, code, GONE) for status in STATUSES for code in (2100, 2101, "2100", 1100, 65535)],
-        (404, 404, f"import job {JOB} does not exist"),
-        (200, 5, "no such import job"),
-        (200, 5, "Cannot find import task"),
-        (200, 5, f"import-job [{JOB}] not exist"),
-        (200, 5, "import task with id: 7 was not found"),
-        (404, 5, f"'{JOB}'?"),
-    ],
-    JobIdInvalid: [
-        *[(status, code, NO_ID) for status in (200, 400, 500) for code in (2100, 2101, 1100)],
-        (200, 1100, "bad job id"),
-        (200, 1100, f"bad value {JOB}."),
-    ],
-    TargetMissing: [
-        *[(status, 800, "database not found[database=shop]") for status in STATUSES],
-        *[(status, 100, f"collection not found, {GONE}") for status in STATUSES],
-    ],
-    NotAuthenticated: [
-        (status, code, GONE) for status in STATUSES for code in (1400, 1800, 21119, 80001, 80002, "21119")
-    ],
-    NotPermitted: [
-        *[(status, 1401, GONE) for status in STATUSES],
-        (200, 65535, "rpc error: code = PermissionDenied desc = no privilege DescribeImport"),
-        (200, 65535, "no privilege"),
-        (500, 65535, "permission deny"),
-    ],
-    RateLimited: [
-        *[(status, code, GONE) for status in (200, 429, 500) for code in (4, 8, 9, 1807)],
-        (400, 2100, "has reached the limit"),
-    ],
-    GaveUp: [
-        *[(status, code, GONE) for status in (200, 408, 499, 500) for code in (2, 10000, 10001)],
-        (200, 65535, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"),
-        (408, 5, "x"),
-        (499, 5, "x"),
-    ],
-    ServerDown: [*[(status, 1, GONE) for status in (200, 400, 500)], (503, 5, "service not found"), (599, 0, "x")],
-    DialectNotServed: [
-        (404, 404, "route not found"),
-        (404, 5, "Not Found"),
-        (404, 999, "x"),
-        (404, 5, f"no {JOB}-2, no x/{JOB}, no {JOB}.json"),
-    ],
-    Refused: [
-        (200, 901, "node not found[node=7]"),
-        (200, 2100, "importing data failed: node not found[node=7]"),
-        (400, 2101, "node not found[node=7]"),
-        (404, 2100, "collection not found[collection=books]"),
-        (404, 1000, "x"),
-        (405, 5, "x"),
-        (200, 404, "route not found"),
-        (200, 4040, "Token not found"),
-        (404, 4040, "Token not found"),
-        (200, 5, "no such import job's node"),
-        (200, 2100, f"bad value {JOB}"),
-        (200, 5, NO_ID),
-        (200, 1801, "bad JSON"),
-    ],
+    JobUnknown: each(STATUSES, [2100, 2101, "2100", 1100, 65535], GONE)
+    + each([404], [5, 404], f"import job {JOB} does not exist", f"'{JOB}'?")
+    + each([200], [5], "no such import job", "Cannot find import task", f"import-job [{JOB}] not exist")
+    + each([200], [5], "import task with id: 7 was not found"),
+    JobIdInvalid: each([200, 400, 500], [2100, 2101, 1100], NO_ID)
+    + each([200], [1100], "bad job id", f"bad value {JOB}."),
+    TargetMissing: each(STATUSES, [800, 100], "database not found[database=shop]", f"collection not found, {GONE}"),
+    NotAuthenticated: each(STATUSES, [1400, 1800, 21119, 80001, 80002, "21119"], GONE),
+    NotPermitted: each(STATUSES, [1401], GONE)
+    + each([200, 500], [65535], "rpc error: code = PermissionDenied desc = x", "no privilege", "permission deny"),
+    RateLimited: each([200, 429, 500], [4, 8, 9, 1807], GONE) + each([200, 400], [2100, 2101], "has reached the limit"),
+    GaveUp: each([200, 408, 499, 500], [2, 10000, 10001], GONE)
+    + each([200, 500], [65535], "rpc error: code = DeadlineExceeded desc = context deadline exceeded")
+    + each([408, 499], [5], "x"),
+    ServerDown: each([200, 400, 500], [1], GONE) + each([503, 599], [0, 5], "service not found"),
+    DialectNotServed: each([404], [5, 404, 999], "route not found", f"no {JOB}-2, no x/{JOB}, no {JOB}.json"),
+    Refused: each([200, 400], [901, 2100, 2101], "node not found[node=7]", "import task failed: collection not found")
+    + each([404], [1000, 2100, 4040], "collection not found[collection=books]", "Token not found")
+    + each([200], [404, 1801, 4040], "route not found", "Token not found")
+    + each([200, 405], [5], "no such import job's node", NO_ID)
+    + each([200], [2100], f"bad value {JOB}"),
 }
 
 
