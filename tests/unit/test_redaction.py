@@ -38,7 +38,10 @@ def settings(login: str | None = LOGIN, password: str | None = PASSWORD) -> Impo
         ("root", "abcde", "abcde root:abcde abcde", "abcde *** abcde"),  # too short to be told from chance
         (None, None, "abc", "abc"),
         (None, 'pa"ss/w', json.dumps('pa"ss/w') + quote('pa"ss/w', safe=""), '"***"***'),
-        *[(None, PASSWORD, f"cut {PASSWORD[:6]}{mark}", f"cut ***{mark}") for mark in ("", "…", "...")],
+        *[
+            (None, PASSWORD, f"somebody cut {PASSWORD[:6]}{mark}", f"somebody cut ***{mark}")
+            for mark in ("", "…", "...")
+        ],
         (None, PASSWORD, f"cut {PASSWORD[:-1]}", "cut ***"),
         (None, PASSWORD, f"{PASSWORD[:6]}", "***"),
         (None, PASSWORD, f"{PASSWORD[:6]} not cut", f"{PASSWORD[:6]} not cut"),
@@ -127,6 +130,7 @@ def test_a_proxys_short_password_is_redacted_with_its_user_name() -> None:
         *[(OSError(f"407, url='http://{credentials}@proxy:8080/'"), "407, url='http://***@proxy:8080/'.")
           for credentials in ("bob:pw", "bob:p%21%2Ass", "bob")],
         (OSError("w" * 490 + PASSWORD), "w" * 490 + "***."),  # before it is cut
+        (OSError("x" + "w" * 500), "OSError: x" + "w" * 499 + "."),
         (OSError("outer", ConnectionRefusedError("half \ud800 pair")), "ConnectionRefusedError: half ? pair."),
         (OSError("HTTPConnection(host='h', port=1): no route"), "OSError: no route."),
     ],
