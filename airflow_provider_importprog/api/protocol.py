@@ -47,11 +47,9 @@ _GAVE_UP_CODES = {2, 10000, 10001, _RAW_GRPC_CODE}
 _GAVE_UP_STATUSES = {408, 499}
 _IMPORT_FAILED_CODES = {2100, 2101}
 _PARAMETER_CODE = 1100
-# These mean the same whatever the words say; any other may be an older server's own for a job that it does not know.
+# These mean the same whatever the words say, as do those of a token or a limit; any other may be an older server's own
+# for a job that it does not know.
 _CODES_WITH_ONE_MEANING = {
-    *_NOT_AUTHENTICATED_CODES,
-    _NOT_PERMITTED_CODE,
-    *_RATE_LIMITED_CODES,
     _COLLECTION_MISSING_CODE,
     _DATABASE_MISSING_CODE,
     _DOWN_CODE,

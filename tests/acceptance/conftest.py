@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -44,12 +42,3 @@ def imports(server: ScriptedServer, connect: Connect, naps: list[float]) -> Impo
     one = Imports(server, honours_key=False)
     one.state = "Importing"
     return one
-
-
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def set_it(name: str, access: str, secret: str) -> None:
-        fields = {"conn_type": "aws", "login": access, "password": secret}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
-
-    return set_it

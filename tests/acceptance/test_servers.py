@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -17,13 +16,12 @@ from airflow_provider_importprog.exceptions import (
     ImportProgressException,
     ImportSettingInvalid,
 )
-from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook, ImportProgressHook
 from airflow_provider_importprog.operators.import_job import CommitImportJobOperator, CreateImportJobOperator
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.acceptance.helpers import HTML, REFRESH, V2_PROGRESS, Imports, Task, Told, says
 from tests.blackbox import world
-from tests.blackbox.driver import Call, Connect, Gate
+from tests.blackbox.driver import Connect, Gate
 from tests.blackbox.server import (
     JOB,
     V1_GET,
@@ -57,46 +55,6 @@ class TestBeforeDescribe:
         assert server.to(V2_PROGRESS)[0].json == {"jobId": JOB}
         if gate.mode != "reschedule":  # of which each poke is a process
             assert len(server.to(V2_DESCRIBE)) <= (1 if gate.mode == "poke" else 3)
-
-    def test_a_hook_stays_with_it(self, server: ScriptedServer) -> None:
-        server.on(V2_PROGRESS, DONE)
-        hook = ImportProgressHook()
-        assert [hook.get_import_progress(JOB).state for _ in range(3)] == ["completed"] * 3
-
-        async def ask() -> list[Any]:
-            async with ImportProgressAsyncHook() as one:
-                return [(await one.get_import_progress(JOB)).state for _ in range(3)]
-
-        assert asyncio.run(ask()) == ["completed"] * 3
-        assert (len(server.to(V2_DESCRIBE)), len(server.to(V2_PROGRESS))) == (2, 6)
-
-    def test_its_answers_mean_the_same(self, server: ScriptedServer, call: Call) -> None:
-        server.on(V2_PROGRESS, unknown_job())
-        with pytest.raises(ImportJobUnknown):
-            call.progress()
-
-    def test_what_describe_says_stands(self, server: ScriptedServer, call: Call) -> None:
-        server.v2(unknown_job(status=404)).on(V2_PROGRESS, DONE)
-        with pytest.raises(ImportJobUnknown):
-            call.progress()
-        assert not server.to(V2_PROGRESS)
-
-    def test_neither_is_served(self, server: ScriptedServer, call: Call) -> None:
-        with pytest.raises(ImportProgressException) as caught:
-            call.progress()
-        assert not isinstance(caught.value, AirflowFailException)
-        assert server.to(V2_PROGRESS)
-
-    def test_the_connection_test_asks_what_a_gate_will(self, server: ScriptedServer, call: Call) -> None:
-        server.on(V2_PROGRESS, unknown_job()).on(V2_LIST, Answer({"code": 0, "data": {"records": []}}))
-        good, said = call("test_connection")
-        assert good, said
-        assert server.to(V2_PROGRESS)
-
-    def test_a_server_of_neither_fails_the_connection_test(self, server: ScriptedServer, call: Call) -> None:
-        server.on(V2_LIST, Answer({"code": 0, "data": {"records": []}}))
-        good, said = call("test_connection")
-        assert not good, said
 
 
 def test_a_list_without_progress_is_not_behind(server: ScriptedServer) -> None:
@@ -253,19 +211,6 @@ def test_how_long_records_are_kept(server: ScriptedServer, gate: Gate) -> None:
 
 
 class TestRefreshLoad:
-    @pytest.mark.parametrize("db", [None, "shop"])
-    def test_the_hook(self, server: ScriptedServer, connect: Connect, call: Call, db: str | None) -> None:
-        connect({"api_version": "v2", **({"db_name": db} if db else {})})
-        server.on(REFRESH, Answer({"code": 0, "data": {}}))
-        call("refresh_load", "books")
-        (asked,) = server.to(REFRESH)
-        assert (asked.method, asked.json) == ("POST", {"collectionName": "books", **({"dbName": db} if db else {})})
-
-    def test_the_hook_says_why_not(self, server: ScriptedServer, call: Call) -> None:
-        server.on(REFRESH, says(101, "collection not fully loaded"))
-        with pytest.raises(ImportProgressException, match="collection not fully loaded"):
-            call("refresh_load", "books")
-
     def test_the_sensor(self, server: ScriptedServer, gate: Gate, told: Told) -> None:
         server.v2(v2_job(), DONE).on(REFRESH, Answer({"code": 0, "data": {}}))
         assert gate.run(refresh_load=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,18 +34,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("airflow.sensors.base._orig_start_date", lambda **_: FakeTaskInstance.latest.first)
 
 
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
+def serve() -> Iterator[ScriptedServer]:
     one = ScriptedServer()
     yield one
     one.close()
 
 
-@pytest.fixture
-def other_server() -> Iterator[ScriptedServer]:
-    one = ScriptedServer()
-    yield one
-    one.close()
+server = pytest.fixture(serve, name="server")
+other_server = pytest.fixture(serve, name="other_server")
 
 
 @pytest.fixture
@@ -65,6 +62,20 @@ def connect(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Connect:
 
     set_it()
     return set_it
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every pause that a thread asked for, in seconds; none of them takes long."""
+    asked_for: list[float] = []
+    sleep = time.sleep
+
+    def nap(seconds: float) -> None:
+        asked_for.append(seconds)
+        sleep(min(seconds, 0.01))
+
+    monkeypatch.setattr("time.sleep", nap)
+    return asked_for
 
 
 @pytest.fixture(params=["sync", "async"])

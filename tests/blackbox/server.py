@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,14 +62,12 @@ class Answer:
     delay: float = 0.0
 
     @property
-    def payload(self) -> bytes:
-        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-
-    @property
-    def head(self) -> bytes:
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(self.payload)), **self.headers}
+    def parts(self) -> tuple[bytes, bytes]:
+        """Head and body, as they are sent."""
+        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **self.headers}
         lines = [f"HTTP/1.1 {self.status} X", *(f"{name}: {value}" for name, value in headers.items())]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"), body
 
 
 Script = Answer | Callable[[Asked], Answer]
@@ -106,6 +103,10 @@ class ScriptedServer:
     def to(self, path: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.path == path]
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._open)
+
     def close(self) -> None:
         self._stop.set()
         self._listener.close()
@@ -129,6 +130,9 @@ class ScriptedServer:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream = client.makefile("rb")
         try:
+            if stream.peek(1)[:1] == b"\x16":  # TLS, which is no HTTP
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                return
             while (asked := self._read(stream, number)) is not None:
                 with self._lock:
                     self.asked.append(asked)
@@ -158,34 +162,24 @@ class ScriptedServer:
         return Asked(method, target, headers, stream.read(length), number)
 
     def _answer(self, client: socket.socket, answer: Answer) -> bool:
-        if answer.delay:
-            self._stop.wait(answer.delay)
-        payload = answer.payload
+        """Send an answer; say whether the connection stays open."""
+        self._stop.wait(answer.delay)
+        head, body = answer.parts
         if answer.how == "hang":
             self._stop.wait(20)
-            return False
-        if answer.how == "close":
-            return False
-        if answer.how == "reset":
+        elif answer.how == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return False
-        if answer.how == "garbage":
-            client.sendall(payload)
-            return False
-        if answer.how == "cut":
-            client.sendall(answer.head + payload[: len(payload) // 2])
-            return False
-        if answer.how in ("trickle", "trickle_head"):
-            slow = payload if answer.how == "trickle" else answer.head + payload
-            if answer.how == "trickle":
-                client.sendall(answer.head)
+        elif answer.how.startswith("trickle"):
+            at_once, slow = (head, body) if answer.how == "trickle" else (b"", head + body)
+            client.sendall(at_once)
             for byte in slow:
                 client.sendall(bytes([byte]))
-                if self._stop.wait(0.05):
+                if self._stop.wait(0.02):
                     return False
-            return True
-        client.sendall(answer.head + payload)
-        return True
+        else:
+            cut = {"close": b"", "garbage": body, "cut": head + body[: len(body) // 2]}
+            client.sendall(cut.get(answer.how, head + body))
+        return answer.how in ("send", "trickle", "trickle_head")
 
 
 def dead_url() -> str:
@@ -199,62 +193,32 @@ DONE_AT = "2024-05-18T03:00:22Z"
 
 
 def v1_file(name: str = "a.parquet", done: bool = False, error: Any = None, **more: Any) -> dict[str, Any]:
-    return {
-        "fileName": name,
-        "fileSize": 10,
-        "readyPercentage": 100 if done else 0,
-        "completeTime": DONE_AT if done else None,
-        "errorMessage": error,
-        **more,
-    }
+    ended = {"readyPercentage": 100 if done else 0, "completeTime": DONE_AT if done else None, "errorMessage": error}
+    return {"fileName": name, "fileSize": 10, **ended, **more}
 
 
 def v1_job(done: bool = False, error: Any = None, files: list[Any] | None = None, **more: Any) -> Answer:
-    data = {
-        "collectionName": "books",
-        **v1_file(done=done, error=error),
-        "jobId": JOB,
-        "details": [v1_file(done=done)] if files is None else files,
-        **more,
-    }
+    details = [v1_file(done=done)] if files is None else files
+    data = {"collectionName": "books", **v1_file(done=done, error=error), "jobId": JOB, "details": details, **more}
     return Answer({"code": 200, "data": data})
 
 
-def v2_file(name: str = "[a.parquet]", state: str = "Completed", **more: Any) -> dict[str, Any]:
+def v2_progress(state: str, progress: int) -> dict[str, Any]:
+    """What a job and a file of it have in common."""
     done = state == "Completed"
-    return {
-        "fileName": name,
-        "fileSize": 10,
-        "progress": 100 if done else 40,
-        "state": state,
-        "completeTime": DONE_AT if done else "",
-        "importedRows": 5 if done else 2,
-        "totalRows": 5,
-        **more,
-    }
+    rows = {"importedRows": 5 if done else 2, "totalRows": 5, "fileSize": 10}
+    return {"state": state, "progress": 100 if done else progress, "completeTime": DONE_AT if done else "", **rows}
+
+
+def v2_file(name: str = "[a.parquet]", state: str = "Completed", **more: Any) -> dict[str, Any]:
+    return {"fileName": name, **v2_progress(state, 40), **more}
 
 
 def v2_job(state: str = "Importing", progress: int = 40, files: list[Any] | None = None, **more: Any) -> Answer:
-    done = state == "Completed"
-    data = {
-        "jobId": JOB,
-        "collectionName": "books",
-        "state": state,
-        "progress": 100 if done else progress,
-        "completeTime": DONE_AT if done else "",
-        "fileSize": 10,
-        "importedRows": 5 if done else 2,
-        "totalRows": 5,
-        "details": [v2_file(state="Completed" if done else "Importing")] if files is None else files,
-        **more,
-    }
+    details = [v2_file(state="Completed" if state == "Completed" else "Importing")] if files is None else files
+    data = {"jobId": JOB, "collectionName": "books", **v2_progress(state, progress), "details": details, **more}
     return Answer({"code": 0, "data": data})
 
 
 def unknown_job(code: int = 2100, status: int = 200) -> Answer:
     return Answer({"code": code, "message": f"import job does not exist, jobID={JOB}"}, status)
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.monotonic()
-    return call(), time.monotonic() - began

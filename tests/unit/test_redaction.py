@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -12,10 +14,10 @@ from airflow.providers.common.compat.sdk import Connection
 from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog._http import proxy_secrets, redactor_for, unreachable
 from airflow_provider_importprog._redaction import Redactor, Secrets
-from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState, Request, Response
+from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState, Request
 from airflow_provider_importprog.api.errors import ImportApiError
 from airflow_provider_importprog.api.protocol import read
-from tests.unit.helpers import raw, said
+from tests.unit.helpers import raw
 
 LOGIN, PASSWORD = "alice-in-secret", "hush-hush-42"
 ASKED = Request("GET", "/v1/x?jobId=7", job_id="7")
@@ -32,47 +34,68 @@ def settings(login: str | None = LOGIN, password: str | None = PASSWORD) -> Impo
     ("login", "password", "words", "shown"),
     [
         (LOGIN, PASSWORD, f"bad {LOGIN}:{PASSWORD}, I mean {PASSWORD}", "bad ***, I mean ***"),
-        (None, "key-12345", "<key-12345>", "<***>"),
-        ("root", "abc", "abc root:abc abc", "abc *** abc"),  # too short to be told from chance
+        (None, "key-12", "<key-12>", "<***>"),
+        ("root", "abcde", "abcde root:abcde abcde", "abcde *** abcde"),  # too short to be told from chance
         (None, None, "abc", "abc"),
         (None, 'pa"ss/w', json.dumps('pa"ss/w') + quote('pa"ss/w', safe=""), '"***"***'),
-        (None, PASSWORD, f"cut {PASSWORD[:9]}", "cut ***"),
-        (None, PASSWORD, f"cut {PASSWORD[:6]}…", "cut ***…"),
-        (None, PASSWORD, f"cut {PASSWORD[:6]}...", "cut ***..."),
+        *[
+            (None, PASSWORD, f"somebody cut {PASSWORD[:6]}{mark}", f"somebody cut ***{mark}")
+            for mark in ("", "…", "...")
+        ],
+        (None, PASSWORD, f"cut {PASSWORD[:-1]}", "cut ***"),
+        (None, PASSWORD, f"{PASSWORD[:6]}", "***"),
         (None, PASSWORD, f"{PASSWORD[:6]} not cut", f"{PASSWORD[:6]} not cut"),
+        (None, PASSWORD, f"{PASSWORD}, too short: {PASSWORD[:5]}", f"***, too short: {PASSWORD[:5]}"),
     ],
 )
 def test_a_token_is_redacted_in_each_form(login: str | None, password: str | None, words: str, shown: str) -> None:
     assert redactor_for(settings(login, password))(words) == shown
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        pytest.param(raw(b"<html>hushhush\\42</html>", 400), id="a page with the token"),
-        pytest.param(raw(b"<html>hushhush\\42</html>", 503), id="a page of a server that is down"),
-        pytest.param(raw(b'{"error": "hushhush\\\\42"}', 400), id="other JSON with the token"),
-        pytest.param(said(1100, "w" * 490 + "hushhush\\42"), id="a message cut within the token"),
-        pytest.param(raw(b"w" * 190 + b"hushhush\\42"), id="a page cut within the token"),
-    ],
-)
-def test_it_does_not_show_where_words_are_cut_or_quoted(response: Response) -> None:
-    redactor = redactor_for(settings(None, "hushhush\\42"))
+def as_json(words: str) -> bytes:
+    return json.dumps({"code": 7, "message": words}).encode()
+
+
+ECHOES: dict[str, Callable[[str], tuple[bytes, int]]] = {
+    "plain": lambda token: (as_json(token), 200),
+    "Go's escapes": lambda token: (as_json(token).replace(b"&", b"\\u0026").replace(b"/", b"\\/"), 200),
+    "all escaped": lambda token: (b'{"code": 7, "message": "%s"}' % escaped(token), 200),
+    "UTF-16": lambda token: (json.dumps({"code": 7, "message": token}).encode("utf-16"), 200),
+    "a page": lambda token: (f"<html>{token}</html>".encode(), 400),
+    "a page of a server that is down": lambda token: (f"<html>{token}</html>".encode(), 503),
+    "other JSON": lambda token: (json.dumps({"error": token}).encode(), 400),
+    "other JSON, all escaped": lambda token: (b'{"error": "%s"}' % escaped(token), 400),
+    "a message cut within it": lambda token: (as_json("w" * 490 + token), 200),
+    "a page cut within it": lambda token: (b"w" * 190 + token.encode(), 200),
+}
+
+
+def escaped(words: str) -> bytes:
+    return "".join(f"\\u{ord(one):04x}" for one in words).encode()
+
+
+@pytest.mark.parametrize("token", ["p&ss<w/rd1", "a\\b\"c'd-12", "hushhush\\42"])
+@pytest.mark.parametrize("echo", ECHOES)
+def test_it_does_not_show_however_a_server_repeats_it(echo: str, token: str) -> None:
+    redactor = redactor_for(settings(None, token))
     with pytest.raises(ImportApiError) as raised:
-        read(ASKED, response, redactor)
-    assert "hushhush" not in redactor(str(raised.value))
+        read(ASKED, raw(*ECHOES[echo](token)), redactor)
+    shown = redactor(str(raised.value))
+    assert not any(form[:6] in shown for form in (token, json.dumps(token)[1:-1]))
 
 
 def test_a_job_is_redacted_and_its_names_only_of_what_they_cannot_hold_by_chance() -> None:
     redactor = redactor_for(settings())
     token = f"{LOGIN}:{PASSWORD}"
     file = ImportFile(f"s3://{token}@b/{PASSWORD}.json", 1, ImportState.FAILED, 0.0, error_message=f"no {PASSWORD}")
-    job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file,))
+    fine = ImportFile("fine.json", 1, ImportState.FAILED, 0.0, error_message="no row")
+    job = ImportJob("7", f"c {token}", ImportState.FAILED, 3.0, error_message=f"bad {PASSWORD}", files=(file, fine))
     redacted = redactor.job(job)
     assert (redacted.collection_name, redacted.error_message) == ("c ***", "bad ***")
     assert redacted.files[0].file_name == f"s3://***@b/{PASSWORD}.json"
     assert redacted.files[0].error_message == "no ***"
     assert redactor.job(redacted) is redacted
+    assert redacted.files[1] is fine
 
 
 def test_secrets_are_added_for_as_long_as_any_gate_needs_them() -> None:
@@ -83,25 +106,34 @@ def test_secrets_are_added_for_as_long_as_any_gate_needs_them() -> None:
             assert redactor(words) == "denied: ***, ***"
         assert redactor(words) == "denied: ***, ***"
     assert redactor(words) == words
-    assert "secret" not in repr(KEYS)
+    assert repr(KEYS) == "Secrets(2)"
 
 
 @pytest.mark.parametrize(
-    "shown", ["http://bob:p%40ssword@proxy:1", "bob:p@ssword", "p@ssword", "Basic Ym9iOnBAc3N3b3Jk"]
+    "said",
+    ["http://bob:p%40ssword@proxy:1", "bob:p@ssword", "p@ssword", f"Basic {b64encode(b'bob:p@ssword').decode()}"],
 )
-def test_the_credentials_of_a_proxy_are_redacted(shown: str) -> None:
-    redactor = Redactor(proxy_secrets("http://bob:p%40ssword@proxy:1"))
-    assert "***" in redactor(shown)
-    assert not any(secret in redactor(shown) for secret in ("ssword", "Ym9i"))
+def test_the_credentials_of_a_proxy_are_redacted(said: str) -> None:
+    shown = Redactor(proxy_secrets("http://bob:p%40ssword@proxy:1"))(said)
+    assert "***" in shown
+    assert not any(secret in shown for secret in ("ssword", "Ym9i"))
+
+
+def test_a_proxys_short_password_is_redacted_with_its_user_name() -> None:
+    assert Redactor(proxy_secrets("http://bob:p%21@proxy:1"))("bob:p%21, bob:p!") == "***, ***"
     assert proxy_secrets("http://proxy:1") == proxy_secrets(None) == Secrets()
 
 
-@pytest.mark.parametrize("credentials", ["bob:pw", "bob:p%21%2Ass", "bob"])
-def test_a_library_shows_no_credentials_of_a_url(credentials: str) -> None:
-    error: Any = OSError(f"407, url='http://{credentials}@proxy:8080/'")
-    assert "'http://***@proxy:8080/'" in str(unreachable(settings(), Redactor(), error))
-
-
-def test_a_librarys_words_are_redacted_before_they_are_cut() -> None:
-    error = OSError("w" * 490 + PASSWORD)
-    assert PASSWORD[:6] not in str(unreachable(settings(), redactor_for(settings()), error))
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        *[(OSError(f"407, url='http://{credentials}@proxy:8080/'"), "407, url='http://***@proxy:8080/'.")
+          for credentials in ("bob:pw", "bob:p%21%2Ass", "bob")],
+        (OSError("w" * 490 + PASSWORD), "w" * 490 + "***."),  # before it is cut
+        (OSError("x" + "w" * 500), "OSError: x" + "w" * 499 + "."),
+        (OSError("outer", ConnectionRefusedError("half \ud800 pair")), "ConnectionRefusedError: half ? pair."),
+        (OSError("HTTPConnection(host='h', port=1): no route"), "OSError: no route."),
+    ],
+)  # fmt: skip
+def test_a_librarys_words_are_those_of_its_innermost_error_without_secrets(error: Any, shown: str) -> None:
+    assert str(unreachable(settings(), redactor_for(settings()), error)).endswith(shown)
