@@ -26,6 +26,7 @@ from tests.blackbox.server import (
 )
 
 OK = {"code": 0, "data": {}}
+GONE = Answer({"code": 2100, "message": "import job does not exist"})
 
 
 class ImportServer:
@@ -60,6 +61,11 @@ class ImportServer:
         self.jobs[job_id] = {"files": files, "state": state, "collection": collection, "ends_at": ends_at, **more}
         return job_id
 
+    def done_but(self, path: str, answer: Answer) -> None:
+        """Do what is asked of a path, and give this answer to the first request in place of the true one."""
+        handler: Callable[[Asked], Answer] = getattr(self, f"_{path.rpartition('/')[2]}")
+        self.server.on(path, lambda asked: (handler(asked), answer)[1], handler)
+
     def end(self, state: str = "Completed") -> None:
         """Let every job end."""
         for job in self.jobs.values():
@@ -80,7 +86,7 @@ class ImportServer:
             job_id = self.keys[key]
         else:
             entries = body.get("files") or body.get("objectUrls") or body.get("dataPaths") or [[body.get("objectUrl")]]
-            job_id = self.add(entries, self.state, body["collectionName"])
+            job_id = self.add(entries, self.state, body["collectionName"], database=body.get("dbName"))
             if key is not None:
                 self.keys[key] = job_id
         return self.lose(job_id) or Answer({"code": 0, "data": {"jobId": job_id}})
@@ -92,12 +98,11 @@ class ImportServer:
     def _describe(self, asked: Asked) -> Answer:
         found = self._job(asked)
         if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+            return GONE
         job_id, job = found
         files = [v2_file(f"[{' '.join(map(self.rename, entry))}]", job["state"]) for entry in job["files"]]
-        more = {"reason": job["reason"]} if "reason" in job else {}
-        if job["state"] == "Completed":
-            more["completeTime"] = job["ends_at"]
+        more = {"completeTime": job["ends_at"]} if job["state"] == "Completed" else {}
+        more |= {name: job[name] for name in ("reason", "createTime") if name in job}
         hidden = job.get("hidden", 0)
         job["hidden"] = hidden - 1
         shown = [] if hidden > 0 else files
@@ -107,6 +112,7 @@ class ImportServer:
         records = [
             {"jobId": job_id, "collectionName": job["collection"], "state": job["state"], "progress": 1}
             for job_id, job in self.jobs.items()
+            if job.get("database") == asked.json.get("dbName")
         ]
         return Answer({"code": 0, "data": {"records": records}})
 
@@ -119,7 +125,7 @@ class ImportServer:
     def _end(self, asked: Asked, verb: str, state: str) -> Answer:
         found = self._job(asked)
         if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+            return GONE
         job_id, job = found
         if job["state"] != "Uncommitted":  # as an older server, which knows no "done already"
             return Answer({"code": 2100, "message": f"cannot {verb} import job {job_id} in state {job['state']}."})
@@ -129,7 +135,7 @@ class ImportServer:
     def _v1_get(self, asked: Asked) -> Answer:
         found = self._job(asked)
         if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+            return GONE
         job_id, job = found
         done = job["state"] == "Completed"
         error = "bad" if job["state"] == "Failed" else None
