@@ -25,16 +25,8 @@ from airflow.providers.common.compat.sdk import (
     task,
 )
 
+from airflow_provider_importprog import exceptions
 from airflow_provider_importprog._submission import Clock
-from airflow_provider_importprog.exceptions import (
-    ImportApiRefused,
-    ImportApiUnauthorized,
-    ImportApiUnreachable,
-    ImportJobAmbiguous,
-    ImportJobFailed,
-    ImportJobUnknown,
-    ImportSettingInvalid,
-)
 from airflow_provider_importprog.operators.import_job import (
     AbortImportJobOperator,
     CommitImportJobOperator,
@@ -65,6 +57,7 @@ else:
 FILES = ["a.parquet", "b/c.parquet"]
 SHOWN = [[path] for path in FILES]
 BEGAN = datetime.now(timezone.utc)
+Told = Callable[[], str]
 HTML = b"<html>Bad Gateway</html>"
 PATHS = {CreateImportJobOperator: V2_CREATE, CommitImportJobOperator: V2_COMMIT, AbortImportJobOperator: V2_ABORT}
 
@@ -142,29 +135,17 @@ class Task:
             imports.lose = lambda job_id: None
 
 
-class Told:
-    """What was logged: Airflow 3's operators write to the standard output, and all else to logging."""
-
-    def __init__(self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
-        self._caplog, self._capsys = caplog, capsys
-        self._out = ""
-
-    @property
-    def text(self) -> str:
-        self._out += self._capsys.readouterr().out
-        return self._out + self._caplog.text
-
-    def __contains__(self, words: str) -> bool:
-        return words in self.text
-
-    def warns(self, words: str) -> bool:
-        return any(words in line and "warning" in line.lower()[:120] for line in self.text.splitlines())
-
-
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Return what was logged: Airflow 3's operators write to the standard output, and all else to logging."""
     caplog.set_level(logging.INFO)
-    return Told(caplog, capsys)
+    out = [""]
+
+    def text() -> str:
+        out[0] += capsys.readouterr().out
+        return out[0] + caplog.text
+
+    return text
 
 
 STORES: dict[str, Callable[[], Any]] = {"store": Store, "broken store": BrokenStore, "no store": lambda: None}
@@ -189,21 +170,17 @@ def keys(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def imports(server: ScriptedServer, connect: Connect, keys: str) -> ImportServer:
     connect({"idempotency_keys": keys == "said"})
-    return ImportServer(server, honours_key=keys != "ignored")
+    one = ImportServer(server, honours_key=keys != "ignored")
+    one.said = keys == "said"
+    return one
 
 
 @both_modes
 class TestCreateAndWait:
     def test_it_is_the_gate(self, imports: ImportServer, deferrable: bool) -> None:
         imports.state = "Importing"
+        imports.end_once_described()
         one = Task(deferrable)
-
-        def advance(asked: Any) -> Answer:
-            answer = imports._describe(asked)
-            imports.end()
-            return answer
-
-        imports.server.on(V2_DESCRIBE, advance)
         assert [file["file_name"] for file in one()] == ["[a.parquet]", "[b/c.parquet]"]
         assert one.ti.pushed["import_job"]["state"] == "completed"
         assert one.ti.pushed["job_id"] == "1000"
@@ -212,7 +189,7 @@ class TestCreateAndWait:
     def test_the_job_id_is_there_when_the_gate_fails(self, imports: ImportServer, deferrable: bool) -> None:
         imports.state = "Failed"
         one = Task(deferrable)
-        with pytest.raises(ImportJobFailed):
+        with pytest.raises(exceptions.ImportJobFailed):
             one()
         assert one.ti.pushed["job_id"] == "1000"
         assert len(imports.jobs) == 1
@@ -269,7 +246,7 @@ class TestV1:
         assert one.ti.pushed["job_id"] == "1000"
 
     def test_several_are_refused_and_told_of_v2(self) -> None:
-        with pytest.raises(ImportApiRefused, match=r"exactly one object URL.* v2"):
+        with pytest.raises(exceptions.ImportApiRefused, match=r"exactly one object URL.* v2"):
             Task()(object_urls=["s3://b/1", "s3://b/2"])
         assert not self.imports.creates
 
@@ -282,7 +259,7 @@ class TestV1:
 
     @pytest.mark.parametrize("operator", [CommitImportJobOperator, AbortImportJobOperator])
     def test_no_two_phase(self, operator: Any) -> None:
-        with pytest.raises(ImportApiRefused, match=r"Milvus 3\.0 or later"):
+        with pytest.raises(exceptions.ImportApiRefused, match=r"Milvus 3\.0 or later"):
             Task(operator=operator)(job_id="1000")
 
 
@@ -297,17 +274,18 @@ class TestRetry:
         one = Task(deferrable=known, store=store)
         one(wait=False) if known else one.killed(imports)
         assert one(wait=False) == "1000"
-        assert told.warns("import the same again, start a new DAG run") is (state == "Completed")
+        warned = re.search("(?i)warning.*import the same again, start a new DAG run", told())
+        assert bool(warned) is (state == "Completed")
         imports.end()
         assert len(one()) == 2
-        assert "1000 was submitted before" in told
+        assert "1000 was submitted before" in told()
         assert len(imports.jobs) == 1
 
     @every_key
     def test_a_refused_request(self, imports: ImportServer, store: Any) -> None:
         one = Task(store=store)
         imports.server.on(V2_CREATE, says(1802, "missing"))
-        with pytest.raises(ImportApiRefused, match="missing"):
+        with pytest.raises(exceptions.ImportApiRefused, match="missing"):
             one()
         imports.server.on(V2_CREATE, imports._create)
         assert len(one()) == 2
@@ -331,14 +309,14 @@ class TestRetry:
         one = Task(store=STORES[kept]())
         imports.state = "Failed"
         for number in (1, 2, 3):
-            with pytest.raises(ImportJobFailed):
+            with pytest.raises(exceptions.ImportJobFailed):
                 one()
             assert len(imports.jobs) == number
         imports.state, other = "Completed", {"files": ["other.parquet"]}
-        if listed or keys == "said":
+        if listed or imports.said:
             one.killed(imports, **other)
         assert one(wait=False, **other) == one(wait=False, **other) == "1003"
-        assert len(set(imports.keys)) == (1 if listed and keys == "ignored" else 4)
+        assert len(set(imports.keys)) == (1 if listed and not imports.honours_key else 4)
 
     @either
     @pytest.mark.parametrize("kept", [True, False])
@@ -347,7 +325,7 @@ class TestRetry:
         one(wait=False)
         imports.jobs.clear()
         if kept or imports.honours_key:
-            with pytest.raises(ImportJobUnknown):
+            with pytest.raises(exceptions.ImportJobUnknown):
                 one()
         else:  # nobody knows of it any more
             assert one()
@@ -368,7 +346,7 @@ class TestRetry:
         again = {"files": ["d.parquet"], "idempotency_key": "again", "wait": False}
         if isinstance(store, Store) or imports.honours_key:
             for others in (["d.parquet"], ["a", "a", ["id", "v"]]):
-                with pytest.raises(ImportSettingInvalid, match=r"1000.*other files.*idempotency_key"):
+                with pytest.raises(exceptions.ImportSettingInvalid, match=r"1000.*other files.*idempotency_key"):
                     one(files=others)
             assert len(imports.jobs) == 1
             assert one(**again) == "1001"
@@ -418,7 +396,7 @@ class TestRetry:
         there = ImportServer(other_server, imports.honours_key)
         there.add([["z"]], "Importing", "shelves")
         fields = {"host": {"host": other_server.url}, "database": {}}.get(moved, {"host": f"{imports.server.url}/"})
-        connect({"idempotency_keys": keys == "said", **({"db_name": "shop"} if moved == "database" else {})}, **fields)
+        connect({"idempotency_keys": imports.said, **({"db_name": "shop"} if moved == "database" else {})}, **fields)
         imports.keys.clear()  # each database has its own
         assert one(wait=False) == one(wait=False) == found
         assert (len(imports.creates), len(there.creates)) == sent
@@ -431,7 +409,7 @@ class TestRetry:
         one = Task(store=store)
         one.killed(imports)
         imports.server.on(V2_LIST, failure).on(V2_DESCRIBE, failure)
-        with pytest.raises((ImportApiUnreachable, ImportApiUnauthorized)):
+        with pytest.raises((exceptions.ImportApiUnreachable, exceptions.ImportApiUnauthorized)):
             one()
         assert len(imports.creates) == 1
 
@@ -483,25 +461,27 @@ class TestAJobFromBeforeTheRun:
         at = (BEGAN - timedelta(days=days)).isoformat()
         imports.jobs["1000"].update(state=state, createTime=at, ends_at=at)
         again = Task(store=store)
-        if keys == "said" and not isinstance(store, Store) and not days:
+        if imports.said and not isinstance(store, Store) and not days:
             if state == "Importing":  # nothing tells it from the run's own
                 assert again(wait=False) == "1000"
                 return
             # Only the usual key can be found again, and its job is not known to be new.
-            with pytest.raises(ImportJobAmbiguous, match=r"1000 \(completed, created at .*, ended at .*\) may be it"):
+            with pytest.raises(
+                exceptions.ImportJobAmbiguous, match=r"1000 \(completed, created at .*, ended at .*\) may be it"
+            ):
                 again()
             imports.keys.clear()
             assert Task(store=store)(wait=False) == "1001"
             return
         assert again(wait=False) == "1001"
-        if keys == "said" or isinstance(store, Store):
+        if imports.said or isinstance(store, Store):
             assert again(wait=False) == "1001"
         else:  # a person has to be asked
-            with pytest.raises(ImportApiUnauthorized):
+            with pytest.raises(exceptions.ImportApiUnauthorized):
                 again(wait=False)
         if isinstance(store, Store):
             again.killed(imports, idempotency_key="x")
-            if keys == "said":
+            if imports.said:
                 assert again(wait=False, idempotency_key="x") == "1002"
 
 
@@ -540,7 +520,7 @@ class TestProof:
         if proof == "yes":
             assert one(wait=False, **what) == "1000"
         else:
-            with pytest.raises(ImportJobAmbiguous if proof == "may be" else ImportApiUnreachable):
+            with pytest.raises(exceptions.ImportJobAmbiguous if proof == "may be" else exceptions.ImportApiUnreachable):
                 one(wait=False, **what)
         assert len(imports.creates) == 1
 
@@ -548,7 +528,7 @@ class TestProof:
         imports.add([[name] for name in shown], "Importing")
         second = Task(tries=1)
         if proof == "may be":
-            with pytest.raises(ImportJobAmbiguous, match="1000"):
+            with pytest.raises(exceptions.ImportJobAmbiguous, match="1000"):
                 second(wait=False, **what)
         else:
             assert second(wait=False, **what) == {"yes": "1000", "no": "1001"}[proof]
@@ -564,7 +544,7 @@ class TestALaterTryWithoutARecord:
         times = [re.escape(at.isoformat(timespec="seconds")) for at in (BEGAN + timedelta(hours=1), imports.ends_at)]
         which = rf"1001 \(completed, created at {times[0]}, ended at {times[1]}\), 1000 \(importing, created at .*\)"
         advice = "may be it.*ImportProgressSensor.*new DAG run.*idempotency_key"
-        with pytest.raises(ImportJobAmbiguous, match=f"{which} {advice}") as caught:
+        with pytest.raises(exceptions.ImportJobAmbiguous, match=f"{which} {advice}") as caught:
             Task(tries=1)()
         assert isinstance(caught.value, AirflowFailException)
         assert not imports.creates
@@ -597,7 +577,7 @@ class TestALaterTryWithoutARecord:
     def test_files_that_never_show(self, imports: ImportServer) -> None:
         imports.add(SHOWN, "Pending", hidden=9)
         second = Task(tries=1)
-        with pytest.raises(ImportApiUnreachable, match="1000 may be the one"):
+        with pytest.raises(exceptions.ImportApiUnreachable, match="1000 may be the one"):
             second(wait=False)
         assert second.slept == [1, 2, 4, 8]
         assert not imports.creates
@@ -606,7 +586,7 @@ class TestALaterTryWithoutARecord:
         for number in range(150):
             imports.add([[f"{number}.parquet"]], "Importing")
         assert Task(tries=1)(files=["149.parquet"], wait=False) == "1149"
-        assert "150 import jobs" in told
+        assert "150 import jobs" in told()
         assert len(imports.server.to(V2_DESCRIBE)) == 100
 
     def test_a_job_that_is_listed_and_gone(self, imports: ImportServer) -> None:
@@ -621,7 +601,7 @@ def test_a_server_that_answers_with_the_same_failed_job(imports: ImportServer) -
     imports.state = "Failed"
     one(wait=False)
     imports.server.on(V2_CREATE, Answer({"code": 0, "data": {"jobId": "1000"}}))
-    with pytest.raises(ImportApiRefused, match="import job 1000"):
+    with pytest.raises(exceptions.ImportApiRefused, match="import job 1000"):
         one()
 
 
@@ -643,17 +623,17 @@ class TestALostAnswer:
     @every_key
     @pytest.mark.parametrize("lost", LOST)
     def test_its_job_is_found(self, imports: ImportServer, connect: Connect, keys: str, lost: str, told: Told) -> None:
-        connect({"timeout": 0.3, "idempotency_keys": str(keys == "said").lower()})
+        connect({"timeout": 0.3, "idempotency_keys": str(imports.said).lower()})
         imports.add(SHOWN)  # somebody else's, from before
         imports.ends_at = BEGAN - timedelta(hours=1)  # by a clock that is wrong: the list says what is new
-        answers = [LOST[lost], Answer(HTML, 503) if keys == "said" else None, None]
+        answers = [LOST[lost], Answer(HTML, 503) if imports.said else None, None]
         imports.lose = lambda job_id: answers.pop(0)
         assert Task(store=Store())(wait=False) == "1001"
         assert len(imports.jobs) == 2
-        assert len(imports.creates) == (3 if keys == "said" else 1)
+        assert len(imports.creates) == (3 if imports.said else 1)
         assert len(set(imports.keys_sent)) == 1
-        assert ("again under the same key" if keys == "said" else "no good answer came") in told
-        assert bool(imports.server.to(V2_DESCRIBE)) is (keys != "said")
+        assert ("again under the same key" if imports.said else "no good answer came") in told()
+        assert bool(imports.server.to(V2_DESCRIBE)) is (not imports.said)
 
     def test_a_job_that_comes_while_it_is_searched_for(self, imports: ImportServer) -> None:
         imports.server.on(V2_CREATE, Answer(how="close"))
@@ -667,7 +647,7 @@ class TestALostAnswer:
         one = Task(store=Store() if kept else None)
         for answer in (Answer(how="close"), Answer(HTML, 503)):  # nor is it forgotten when one was not taken since
             imports.server.on(V2_CREATE, answer)
-            with pytest.raises(ImportApiUnreachable):
+            with pytest.raises(exceptions.ImportApiUnreachable):
                 one()
         imports.server.on(V2_CREATE, imports._create)
         one.meanwhile = lambda: imports.jobs or imports.add(SHOWN)
@@ -679,7 +659,9 @@ class TestALostAnswer:
     def test_a_request_that_never_arrived(self, imports: ImportServer, store: Any) -> None:
         one = Task(store=store)
         imports.server.on(V2_CREATE, Answer(how="close"))
-        with pytest.raises(ImportApiUnreachable, match="the next try of this task searches for it") as caught:
+        with pytest.raises(
+            exceptions.ImportApiUnreachable, match="the next try of this task searches for it"
+        ) as caught:
             one()
         assert caught.value.in_doubt
         imports.server.on(V2_CREATE, imports._create)
@@ -690,7 +672,7 @@ class TestALostAnswer:
         imports.server.on(V2_LIST, imports._list, DENIED)
         one = Task(store=store)
         with pytest.raises(
-            ImportApiUnreachable, match=r"submitted all the same.*not found: .*permission den"
+            exceptions.ImportApiUnreachable, match=r"submitted all the same.*not found: .*permission den"
         ) as caught:
             one()
         assert caught.value.in_doubt
@@ -700,14 +682,14 @@ class TestALostAnswer:
 
     def test_nobody_listens(self, connect: Connect) -> None:
         connect(host=dead_url())
-        with pytest.raises(ImportApiUnreachable, match="cannot be reached") as caught:
+        with pytest.raises(exceptions.ImportApiUnreachable, match="cannot be reached") as caught:
             Task()()
         assert not caught.value.in_doubt
 
     def test_several_new_ones(self, imports: ImportServer) -> None:
         imports.done_but(V2_CREATE, LOST["cut off"])
         imports.lose = lambda job_id: imports.add(SHOWN) and None
-        with pytest.raises(ImportJobAmbiguous):
+        with pytest.raises(exceptions.ImportJobAmbiguous):
             Task()()
 
     @pytest.mark.parametrize(
@@ -726,7 +708,7 @@ class TestALostAnswer:
             assert imports.jobs[job_id]["state"] == ended
         else:
             imports.server.on(PATHS[operator], LOST[lost])
-            with pytest.raises(ImportApiUnreachable):
+            with pytest.raises(exceptions.ImportApiUnreachable):
                 Task(operator=operator)(job_id=job_id, **how)
         asked = [one.path for one in imports.server.asked]
         assert V2_DESCRIBE in asked[asked.index(PATHS[operator]) :]
@@ -752,12 +734,12 @@ class TestKeysThatTheServerHonours:
         one = Task(store=store)
         one.killed(imports)
         assert one(wait=False) == one(wait=False) == "1000"
-        assert "permission deny" not in told
+        assert "permission deny" not in told()
 
     def test_answers_that_are_lost_again_and_again(self, imports: ImportServer, store: Any) -> None:
         imports.lose = lambda job_id: Answer(how="close")
         one = Task(store=store)
-        with pytest.raises(ImportApiUnreachable, match="makes no second one") as caught:
+        with pytest.raises(exceptions.ImportApiUnreachable, match="makes no second one") as caught:
             one()
         assert caught.value.in_doubt
         assert one.slept == [1, 2, 4, 8]
@@ -796,7 +778,7 @@ class TestNothingDone:
         imports.server.on(PATHS[operator], says(8, "the last", 429, later=500))
         for tolerance, slept in ((900, [500, 400]), (timedelta(0), [])):
             one = Task(operator=operator)
-            with pytest.raises(ImportApiUnreachable, match="the last") as caught:
+            with pytest.raises(exceptions.ImportApiUnreachable, match="the last") as caught:
                 one(**{**how, "outage_tolerance": tolerance})
             assert one.slept == slept
             assert not caught.value.in_doubt
@@ -834,7 +816,7 @@ class TestNothingDone:
     ],
 )
 def test_bad_input_is_refused_when_the_dag_is_read(kwargs: dict[str, Any], match: str) -> None:
-    with pytest.raises(ImportSettingInvalid, match=match):
+    with pytest.raises(exceptions.ImportSettingInvalid, match=match):
         Task().make(**kwargs)
 
 
@@ -855,7 +837,7 @@ def test_bad_input_is_refused_when_the_dag_is_read(kwargs: dict[str, Any], match
 def test_bad_input_is_refused_once_it_is_rendered(imports: ImportServer, name: str, value: Any) -> None:
     operator = Task().make(**{name: "{{ params.x }}"})
     setattr(operator, name, value)
-    with pytest.raises(ImportSettingInvalid, match=name):
+    with pytest.raises(exceptions.ImportSettingInvalid, match=name):
         operator.execute({"ti": FakeTaskInstance()})
     assert not imports.server.asked
 
@@ -878,7 +860,7 @@ def test_what_will_happen_in_reschedule_mode_decides(imports: ImportServer, oper
     how = {"job_id": imports.add(SHOWN, "Uncommitted")} if operator is CommitImportJobOperator else {}
     changed = Task(operator=operator).make(**how)
     changed.mode = "reschedule"  # as a policy does, or an executor for debugging
-    with pytest.raises(ImportSettingInvalid, match="deferrable=True"):
+    with pytest.raises(exceptions.ImportSettingInvalid, match="deferrable=True"):
         changed.execute({"ti": FakeTaskInstance()})
     assert not imports.server.asked
     for harmless in ({"deferrable": True}, {"wait": False}):
@@ -896,15 +878,15 @@ def test_what_options_render_to_decides_whether_the_job_can_be_aborted(imports: 
     if rendered == "false":
         assert operator.execute({"ti": FakeTaskInstance()}) == "1000"
     else:
-        with pytest.raises(ImportSettingInvalid, match="abort_on_kill"):
+        with pytest.raises(exceptions.ImportSettingInvalid, match="abort_on_kill"):
             operator.execute({"ti": FakeTaskInstance()})
 
 
 def test_a_connection_that_is_wrong_is_told_at_once(imports: ImportServer, connect: Connect, told: Told) -> None:
     connect(host="ftp://x")
-    with pytest.raises(ImportSettingInvalid, match="host"):
+    with pytest.raises(exceptions.ImportSettingInvalid, match="host"):
         Task(store=Store())()
-    assert "lost answer" not in told
+    assert "lost answer" not in told()
 
 
 def test_templates_and_outputs_pass_until_the_task_runs() -> None:
@@ -952,13 +934,7 @@ class TestCommit:
     @pytest.mark.parametrize("state", ["Uncommitted", "Committing", "Completed"])
     def test_done_already_counts_as_done(self, imports: ImportServer, deferrable: bool, state: str) -> None:
         job_id = imports.add([["a.parquet"]], state)
-
-        def finish(asked: Any) -> Answer:
-            answer = imports._describe(asked)
-            imports.end()
-            return answer
-
-        imports.server.on(V2_DESCRIBE, finish)
+        imports.end_once_described()
         one = Task(deferrable, operator=CommitImportJobOperator)
         assert len(one(job_id=job_id)) == len(one(job_id=job_id)) == 1
         assert one.ti.pushed["import_job"]["state"] == "completed"
@@ -973,11 +949,11 @@ class TestCommit:
     )
     def test_refused(self, imports: ImportServer, deferrable: bool, state: str, advice: str) -> None:
         job_id = imports.add([["a.parquet"]], state)
-        with pytest.raises(ImportApiRefused, match=f"cannot commit.*1000 is {state.lower()}.*{advice}"):
+        with pytest.raises(exceptions.ImportApiRefused, match=f"cannot commit.*1000 is {state.lower()}.*{advice}"):
             Task(deferrable, operator=CommitImportJobOperator)(job_id=job_id)
 
     def test_bad_input(self, imports: ImportServer, deferrable: bool) -> None:
-        with pytest.raises(ImportSettingInvalid, match="job_id"):
+        with pytest.raises(exceptions.ImportSettingInvalid, match="job_id"):
             Task(deferrable, operator=CommitImportJobOperator)(job_id="None")
 
 
@@ -988,18 +964,18 @@ class TestAbort:
         one = Task(operator=AbortImportJobOperator)
         assert one(job_id=job_id) == one(job_id=f" {job_id} ") == job_id
         assert imports.jobs[job_id]["state"] == "Failed"
-        assert f"Import job {job_id} is aborted, and its rows are dropped. It was {state.lower()}" in told
+        assert f"Import job {job_id} is aborted, and its rows are dropped. It was {state.lower()}" in told()
 
     def test_refused(self, imports: ImportServer) -> None:
         job_id = imports.add([["a.parquet"]], "Completed")
-        with pytest.raises(ImportApiRefused, match=r"1000 is completed.*delete them"):
+        with pytest.raises(exceptions.ImportApiRefused, match=r"1000 is completed.*delete them"):
             Task(operator=AbortImportJobOperator)(job_id=job_id)
 
     def test_one_whose_record_is_gone_at_once(self, imports: ImportServer, told: Told) -> None:
         job_id = imports.add([["a.parquet"]], "Uncommitted")
         imports.server.on(V2_DESCRIBE, GONE)
         assert Task(operator=AbortImportJobOperator)(job_id=job_id) == job_id
-        assert "It was in a state that is not known" in told
+        assert "It was in a state that is not known" in told()
 
 
 TWO_PHASE = {"auto_commit": False, "wait_for": "uncommitted", "abort_on_kill": True}
@@ -1024,17 +1000,17 @@ class TestKilled:
         with current_context({"ti": ti}):
             killed.on_kill()
         assert imports.jobs["1000"]["state"] == ("Failed" if abort else "Uncommitted")
-        assert ("1000 is aborted" if abort else "1000 goes on") in told
+        assert ("1000 is aborted" if abort else "1000 goes on") in told()
 
     def test_where_there_is_no_job(self, imports: ImportServer, told: Told) -> None:
         ti = self.ti_that_pulls(lambda _: None)
         with current_context({"ti": ti}):
             Task().make(**TWO_PHASE).on_kill()
-            assert "The task was ended" not in told
+            assert "The task was ended" not in told()
             operator = Task().make(**TWO_PHASE)
             imports.lose = lambda job_id: operator.on_kill()
             operator.execute({"ti": ti})
-            assert "while it submitted its import, which may go on" in told
+            assert "while it submitted its import, which may go on" in told()
         assert not imports.server.to(V2_ABORT)
 
     def test_where_it_is_not_aborted(self, imports: ImportServer, told: Told) -> None:
@@ -1042,9 +1018,9 @@ class TestKilled:
         operator.execute({"ti": FakeTaskInstance()})
         imports.server.on(V2_ABORT, Answer(HTML, 503))
         operator.on_kill()
-        assert "1000 was not aborted" in told
+        assert "1000 was not aborted" in told()
         Task().make(**TWO_PHASE).on_kill()  # outside of a task
-        assert "its import job was not aborted" in told
+        assert "its import job was not aborted" in told()
 
     @pytest.mark.parametrize("abort", [False, True])
     def test_in_the_triggerer(self, imports: ImportServer, abort: bool, told: Told) -> None:
@@ -1061,7 +1037,7 @@ class TestKilled:
         if abort:
             imports.jobs["1000"]["state"] = "Completed"
             asyncio.run(again.on_kill())
-            assert "was not aborted" in told
+            assert "was not aborted" in told()
 
     def test_a_deferral_that_times_out(self, imports: ImportServer) -> None:
         imports.state = "Importing"
@@ -1136,13 +1112,13 @@ class TestStorage:
     @pytest.mark.parametrize("match", NO_KEYS)
     def test_no_keys(self, imports: ImportServer, match: str) -> None:
         self.store(*NO_KEYS[match])
-        with pytest.raises(ImportSettingInvalid, match=match) as caught:
+        with pytest.raises(exceptions.ImportSettingInvalid, match=match) as caught:
             Task()(**self.WHAT)
         assert SECRET not in str(caught.value)
         assert not imports.server.asked
 
     def test_no_connection(self, imports: ImportServer) -> None:
-        with pytest.raises(ImportSettingInvalid, match="'nowhere' is not defined"):
+        with pytest.raises(exceptions.ImportSettingInvalid, match="'nowhere' is not defined"):
             Task()(**{**self.WHAT, "storage_conn_id": "nowhere"})
 
     @both_modes
@@ -1203,7 +1179,7 @@ class TestStorage:
         assert event["verdict"] == ("job_failed" if echoed_by == "reason" else "unreachable")
         assert f"import job {job_id} is not shown" in event["message"]
         assert "connection 'store', which cannot be read" in event["message"]
-        assert not any(secret in told for secret in (ACCESS, SECRET))
+        assert not any(secret in told() for secret in (ACCESS, SECRET))
 
     def test_a_trigger_names_a_storage_only_where_there_is_one(self) -> None:
         assert "storage_conn_id" not in ImportProgressTrigger(job_id="1").serialize()[1]
@@ -1219,6 +1195,6 @@ class TestStorage:
         else:
             trigger = ImportProgressTrigger(job_id="1000", storage_conn_id="store", abort_on_kill=True)
             asyncio.run(trigger.on_kill())
-        assert "was not aborted" in told
-        assert "denied: <AWSAccessKeyId>***" in told
-        assert not any(secret in told for secret in (ACCESS, SECRET, SESSION))
+        assert "was not aborted" in told()
+        assert "denied: <AWSAccessKeyId>***" in told()
+        assert not any(secret in told() for secret in (ACCESS, SECRET, SESSION))
