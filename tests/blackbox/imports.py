@@ -39,8 +39,7 @@ class ImportServer:
     def __init__(self, server: ScriptedServer, honours_key: bool = True, dialect: str = "v2") -> None:
         self.server = server
         self.honours_key = honours_key
-        #: Whether the connection says that it does; a fixture sets it.
-        self.said = False
+        self.said = False  # by the connection
         self.jobs: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}
         #: The state in which a new job is.
