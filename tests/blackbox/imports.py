@@ -100,8 +100,7 @@ class ImportServer:
         return (job_id, self.jobs[job_id]) if job_id in self.jobs else None
 
     def _describe(self, asked: Asked) -> Answer:
-        found = self._job(asked)
-        if found is None:
+        if (found := self._job(asked)) is None:
             return GONE
         job_id, job = found
         files = [v2_file(f"[{' '.join(map(self.rename, entry))}]", job["state"]) for entry in job["files"]]
@@ -127,8 +126,7 @@ class ImportServer:
         return self._end(asked, "abort", "Failed")
 
     def _end(self, asked: Asked, verb: str, state: str) -> Answer:
-        found = self._job(asked)
-        if found is None:
+        if (found := self._job(asked)) is None:
             return GONE
         job_id, job = found
         if job["state"] != "Uncommitted":  # as an older server, which knows no "done already"
@@ -137,8 +135,7 @@ class ImportServer:
         return Answer(OK)
 
     def _v1_get(self, asked: Asked) -> Answer:
-        found = self._job(asked)
-        if found is None:
+        if (found := self._job(asked)) is None:
             return GONE
         job_id, job = found
         done = job["state"] == "Completed"
