@@ -267,9 +267,11 @@ class TestRetry:
         assert one(wait=False) == "1000"
         warned = re.search("(?i)warning.*import the same again, start a new DAG run", told())
         assert bool(warned) is (state == "Completed")
+        assert "1000 was submitted before" in told()
+        for words in ("record of an earlier try cannot be read", "No record can be kept"):
+            assert (words in told()) is isinstance(store, BrokenStore)
         imports.end()
         assert len(one()) == 2
-        assert "1000 was submitted before" in told()
         assert len(imports.jobs) == 1
 
     @every_key
@@ -401,9 +403,10 @@ class TestAJobFromBeforeTheRun:
     """A run that was deleted and made again under its run id, or a key that two runs share."""
 
     @pytest.mark.parametrize("state", ["Pending", "Completed", "Failed"])
-    def test_it_is_not_the_runs(self, imports: ImportServer, store: Any, state: str) -> None:
+    def test_it_is_not_the_runs(self, imports: ImportServer, store: Any, state: str, told: Told) -> None:
         imports.state = state
         assert [Task(store=type(store)())(wait=False) for _ in range(3)] == ["1000", "1001", "1002"]
+        assert ("1001 has failed, or was there before this DAG run" in told()) is imports.honours_key
         imports.state = "Importing"
         killed = Task(store=store if isinstance(store, Store) else Store())
         killed.killed(imports)
@@ -428,10 +431,13 @@ class TestAJobFromBeforeTheRun:
     def test_without_a_list_a_clock_that_is_wrong_makes_no_row_of_jobs(self, imports: ImportServer) -> None:
         imports.server.on(V2_LIST, DENIED)
         imports.ends_at = BEGAN - timedelta(days=1)
+        imports.lose = lambda job_id: says(1802, "too many") if len(imports.jobs) > 3 else None
         second = Task(tries=1)
         with pytest.raises(exceptions.ImportJobAmbiguous if imports.said else exceptions.ImportApiUnauthorized):
             second(wait=False)
         assert len(imports.jobs) == (2 if imports.said else 0)
+        imports.server.on(V2_LIST, imports._list)
+        assert second(wait=False) == ("1002" if imports.said else "1000")
 
     @pytest.mark.parametrize("due", [11, 9])
     def test_a_run_that_was_cleared_began_when_it_was_due(self, imports: ImportServer, due: int) -> None:
