@@ -13,9 +13,9 @@ What is known decides what is done, in :meth:`Submission.run`:
 | - no job can be it                                   | submit                                                  |
 | nothing was sent, by this DAG run to this server     | submit                                                  |
 
-To submit is: list the jobs that are there, write down what will be sent, send it, write down the job's id. A server that
-honours keys may answer with a job that was there already, because the run was deleted and made again under its id, or
-because two runs share a key. The first row that is true decides, in :meth:`Submission._submit`:
+To submit is: list the jobs that are there, write down what will be sent, send it, write down the job's id. A server
+that honours keys may answer with a job that was there already: the run was deleted and made again under its id, or two
+runs share a key. The first row that is true decides, in :meth:`Submission._submit`:
 
 | the job that the answer names                                  | done                                             |
 |----------------------------------------------------------------|--------------------------------------------------|
