@@ -13,9 +13,20 @@ What is known decides what is done, in :meth:`Submission.run`:
 | - no job can be it                                   | submit                                                  |
 | nothing was sent, by this DAG run to this server     | submit                                                  |
 
-To submit is: list the jobs that are there, write down what will be sent, send it, write down the job's id. An answer
-that names a job of that list is not this run's job, though a server that honours keys gives it: the run was deleted and
-made again under its id, or two runs share a key. Then the next key is tried, until a job is new.
+To submit is: list the jobs that are there, write down what will be sent, send it, write down the job's id. A server
+that honours keys may answer with a job that was there already: the run was deleted and made again under its id, or two
+runs share a key. The first row that is true decides, in :meth:`Submission._submit`:
+
+| the job that the answer names                                  | done                                             |
+|----------------------------------------------------------------|--------------------------------------------------|
+| was not listed before this request, or nobody else has the key | it is new: go on with it                         |
+| was listed before the first request, or is known to be failed  | try the next key                                 |
+| is not known to the server any more                            | go on with it                                    |
+| has failed                                                     | try the next key, without a list once for a try  |
+| is of long before the run, and no list says what is            | try the next key, without a list no second time  |
+| is past importing, though it is new if it is this task's       | fail with ImportJobAmbiguous                     |
+| imports other files                                            | fail with ImportSettingInvalid                   |
+| is any other                                                   | go on with it                                    |
 
 What proves what:
 
@@ -25,8 +36,7 @@ What proves what:
 - A key proves that a job is this task's where the connection says that the server honours keys. That it is this run's,
   and not that of a deleted run of the same id, takes the record or the list, or a job's end long before the run.
 - Without a list (the role may not, or the server does not), no answer is known to be new. Then the key is one that was
-  never used before, and a new job the only answer. Where it could not be found again (no record, and a server that
-  honours keys), the usual key is used, and a job that is past importing when it is new is ambiguous.
+  never used before. Where it could not be found again (no record, and a server that honours keys), it is the usual one.
 - Without keys, a job's files prove that it is this task's (:mod:`airflow_provider_importprog._file_matching`), unless
   a partition or options were set, which no server shows.
 - Two machines' clocks differ. A time proves something where it is ten minutes off at the least.
@@ -245,25 +255,18 @@ class Submission:
         listed = self._list()
         before = listed if earlier is None else earlier.known_before
         key = (earlier and earlier.sent_key) or self._blank.key
-        unused = earlier is None and listed is None and (self._keeps_records or not self._server.idempotency_keys)
-        if unused:
-            key = next_key(key, uuid4().hex)
+        if earlier is None and listed is None and (self._keeps_records or not self._server.idempotency_keys):
+            key, listed = next_key(key, uuid4().hex), []  # no job can have it yet
         passed: list[str] = []
         while True:
             record = replace(self._blank, job_id=failed, submitting=True, known_before=before, sent_key=key)
             self._write_record(record)
             job_id = self._send(key, before, refused=earlier or self._blank)
-            if job_id != failed and (unused or (listed is not None and job_id not in listed)):
+            if listed is not None and job_id not in (*listed, failed):
                 return self._submitted(job_id)
-            # The server honours keys, and may have had this job before it was asked.
             if job_id not in (*(before or ()), failed):
                 job = self._describe(job_id)
-                if job is not None and job.state is ImportState.FAILED:
-                    # Without a list, as many may have failed before as there were tries.
-                    older = listed is not None or len(passed) < self._try_number - 1
-                else:
-                    older = self._is_older(job, earlier, listed, passed)
-                if not older:
+                if job is None or not self._is_older(job, earlier, before, listed, passed):
                     return self._submitted(job_id) if earlier is None else self._adopt(job_id, job)
             if job_id in passed:
                 raise ImportApiRefused(f"The server answers every idempotency key with import job {job_id}.")
@@ -273,24 +276,25 @@ class Submission:
 
     def _is_older(
         self,
-        job: ImportJob | None,
+        job: ImportJob,
         earlier: SubmissionRecord | None,
+        before: Collection[str] | None,
         listed: Collection[str] | None,
         passed: Collection[str],
     ) -> bool:
-        """Say whether a job that a key led to, and that was there perhaps, was there before this DAG run.
+        """Say whether a job that a key led to is none to go on with, as the second table has it.
 
         :raises ImportJobAmbiguous: that is not known.
         :raises ImportSettingInvalid: it is this run's, and imports other files.
         """
-        if job is None:
-            return False
-        if (earlier is None or earlier.known_before is None) and self._is_of_long_before(job):
-            # Without a list, a server whose clock is wrong would get one job after the other.
+        if job.state is ImportState.FAILED:
+            return listed is not None or len(passed) < self._try_number - 1
+        if before is None and self._is_of_long_before(job):
+            # A server whose clock is wrong would get one job after the other.
             if listed is None and passed:
                 raise self._ambiguous([job])
             return True
-        if earlier is None and job.state not in _GOING_ON:  # and there is no list
+        if earlier is None and job.state not in _GOING_ON:
             raise self._ambiguous([job])
         if job.files and self._compare(job) is Same.NO:
             raise self._other_files(job.job_id)

@@ -26,6 +26,7 @@ from tests.blackbox.server import (
 )
 
 OK = {"code": 0, "data": {}}
+GONE = Answer({"code": 2100, "message": "import job does not exist"})
 
 
 class ImportServer:
@@ -38,6 +39,7 @@ class ImportServer:
     def __init__(self, server: ScriptedServer, honours_key: bool = True, dialect: str = "v2") -> None:
         self.server = server
         self.honours_key = honours_key
+        self.said = False  # by the connection
         self.jobs: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}
         #: The state in which a new job is.
@@ -60,6 +62,14 @@ class ImportServer:
         self.jobs[job_id] = {"files": files, "state": state, "collection": collection, "ends_at": ends_at, **more}
         return job_id
 
+    def done_but(self, path: str, answer: Answer) -> None:
+        """Do what is asked of a path, and give this answer to the first request in place of the true one."""
+        handler: Callable[[Asked], Answer] = getattr(self, f"_{path.rpartition('/')[2]}")
+        self.server.on(path, lambda asked: (handler(asked), answer)[1], handler)
+
+    def end_once_described(self) -> None:
+        self.server.on(V2_DESCRIBE, self._describe, lambda asked: self.end() or self._describe(asked))
+
     def end(self, state: str = "Completed") -> None:
         """Let every job end."""
         for job in self.jobs.values():
@@ -80,7 +90,7 @@ class ImportServer:
             job_id = self.keys[key]
         else:
             entries = body.get("files") or body.get("objectUrls") or body.get("dataPaths") or [[body.get("objectUrl")]]
-            job_id = self.add(entries, self.state, body["collectionName"])
+            job_id = self.add(entries, self.state, body["collectionName"], database=body.get("dbName"))
             if key is not None:
                 self.keys[key] = job_id
         return self.lose(job_id) or Answer({"code": 0, "data": {"jobId": job_id}})
@@ -90,14 +100,12 @@ class ImportServer:
         return (job_id, self.jobs[job_id]) if job_id in self.jobs else None
 
     def _describe(self, asked: Asked) -> Answer:
-        found = self._job(asked)
-        if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+        if (found := self._job(asked)) is None:
+            return GONE
         job_id, job = found
         files = [v2_file(f"[{' '.join(map(self.rename, entry))}]", job["state"]) for entry in job["files"]]
-        more = {"reason": job["reason"]} if "reason" in job else {}
-        if job["state"] == "Completed":
-            more["completeTime"] = job["ends_at"]
+        more = {"completeTime": job["ends_at"]} if job["state"] == "Completed" else {}
+        more |= {name: job[name] for name in ("reason", "createTime") if name in job}
         hidden = job.get("hidden", 0)
         job["hidden"] = hidden - 1
         shown = [] if hidden > 0 else files
@@ -107,6 +115,7 @@ class ImportServer:
         records = [
             {"jobId": job_id, "collectionName": job["collection"], "state": job["state"], "progress": 1}
             for job_id, job in self.jobs.items()
+            if job.get("database") == asked.json.get("dbName")
         ]
         return Answer({"code": 0, "data": {"records": records}})
 
@@ -117,9 +126,8 @@ class ImportServer:
         return self._end(asked, "abort", "Failed")
 
     def _end(self, asked: Asked, verb: str, state: str) -> Answer:
-        found = self._job(asked)
-        if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+        if (found := self._job(asked)) is None:
+            return GONE
         job_id, job = found
         if job["state"] != "Uncommitted":  # as an older server, which knows no "done already"
             return Answer({"code": 2100, "message": f"cannot {verb} import job {job_id} in state {job['state']}."})
@@ -127,9 +135,8 @@ class ImportServer:
         return Answer(OK)
 
     def _v1_get(self, asked: Asked) -> Answer:
-        found = self._job(asked)
-        if found is None:
-            return Answer({"code": 2100, "message": "import job does not exist"})
+        if (found := self._job(asked)) is None:
+            return GONE
         job_id, job = found
         done = job["state"] == "Completed"
         error = "bad" if job["state"] == "Failed" else None

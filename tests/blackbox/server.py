@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,8 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def on(self, path: str, *answers: Script) -> ScriptedServer:
         with self._lock:
@@ -109,6 +111,10 @@ class ScriptedServer:
 
     def close(self) -> None:
         self._stop.set()
+        # A thread that is about to accept would do so for the server that gets the number of a closed descriptor next.
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        self._accepting.join()
         self._listener.close()
         with self._lock:
             for one in self._open:
