@@ -16,13 +16,12 @@ from airflow_provider_importprog.exceptions import (
     ImportProgressException,
 )
 from tests.acceptance.helpers import GAVE_UP, HTML, Imports, says
-from tests.blackbox.driver import Call, Connect, Gate
+from tests.blackbox.driver import Call, Connect
 from tests.blackbox.server import (
     JOB,
     V2_ABORT,
     V2_COMMIT,
     V2_CREATE,
-    V2_DESCRIBE,
     Answer,
     ScriptedServer,
     v1_job,
@@ -92,20 +91,6 @@ def test_something_else_is_not_found(server: ScriptedServer, call: Call, answer:
         assert "shop" in str(caught.value)
 
 
-@pytest.mark.parametrize("answer", NOT_UNKNOWN.values(), ids=NOT_UNKNOWN)
-def test_a_gate_sits_it_out(server: ScriptedServer, gate: Gate, answer: Answer) -> None:
-    server.v2(answer, answer, v2_job("Completed"))
-    assert gate.run(outage_tolerance=60)
-
-
-@pytest.mark.parametrize("code", [100, 800])
-@pytest.mark.parametrize("mode", ["poke", "deferrable"])
-def test_a_missing_database_is_named_when_the_outage_was_too_long(server: ScriptedServer, mode: str, code: int) -> None:
-    server.v2(says(code, "database not found[database=shop]"))
-    with pytest.raises(ImportApiUnreachable, match="db_name"):
-        Gate(mode).run(outage_tolerance=0.2)
-
-
 @pytest.mark.parametrize(("code", "name"), [(100, "collection"), (800, "database")])
 def test_a_submission_names_the_setting(server: ScriptedServer, call: Call, code: int, name: str) -> None:
     server.on(V2_CREATE, says(code, f"{name} not found"))
@@ -125,22 +110,6 @@ def test_the_codes_of_zilliz_for_a_bad_token(
     server.v1(answer).v2(answer)
     with pytest.raises(ImportApiUnauthorized):
         call.progress()
-
-
-@pytest.mark.parametrize("code", [21119, 80001, 80002])
-def test_a_gate_fails_at_once_over_them(server: ScriptedServer, gate: Gate, code: int) -> None:
-    server.v2(v2_job(), says(code, "Token not found", 404))
-    with pytest.raises(ImportApiUnauthorized):
-        gate.run(outage_tolerance=2, unknown_job_grace=2, timeout=2)
-
-
-@pytest.mark.parametrize("answer", [says(2100, NO_ID), says(2100, NO_ID, 400), says(1100, NO_ID)])
-def test_an_id_that_no_server_can_parse(server: ScriptedServer, gate: Gate, answer: Answer) -> None:
-    server.v2(answer)
-    with pytest.raises(ImportProgressException, match=JOB) as caught:
-        gate.run(outage_tolerance=2, unknown_job_grace=2, timeout=2)
-    assert not isinstance(caught.value, ImportApiUnreachable)
-    assert len(server.to(V2_DESCRIBE)) == 1
 
 
 @pytest.mark.parametrize("verb", ["commit", "abort"])
@@ -234,12 +203,6 @@ def test_the_server_gave_up_waiting(server: ScriptedServer, call: Call, answer: 
         call("create_import_job", "books", files=["a"])
     assert caught.value.in_doubt
     assert len(server.to(V2_CREATE)) == 1
-
-
-@pytest.mark.parametrize("answer", [GAVE_UP["408"], GAVE_UP["10000"], RATE["4 on 200"]])
-def test_for_a_gate_that_is_an_outage(server: ScriptedServer, gate: Gate, answer: Answer) -> None:
-    server.v2(v2_job(), answer, answer, v2_job("Completed"))
-    assert gate.run(outage_tolerance=60)
 
 
 def test_a_refusal_is_still_one(imports: Imports, call: Call) -> None:
