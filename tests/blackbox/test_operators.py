@@ -58,6 +58,7 @@ SHOWN = [[path] for path in FILES]
 BEGAN = datetime.now(timezone.utc)
 Told = Callable[[], str]
 HTML = b"<html>Bad Gateway</html>"
+REFRESH = "/v2/vectordb/collections/refresh_load"
 PATHS = {CreateImportJobOperator: V2_CREATE, CommitImportJobOperator: V2_COMMIT, AbortImportJobOperator: V2_ABORT}
 
 
@@ -189,6 +190,18 @@ class TestCreateAndWait:
         assert one.ti.pushed["import_job"]["state"] == "completed"
         assert one.ti.pushed["job_id"] == "1000"
         assert len(imports.jobs) == 1
+
+    def test_fewer_rows_than_were_asked_for(self, imports: ImportServer, deferrable: bool) -> None:
+        with pytest.raises(exceptions.ImportRowsMissing):
+            Task(deferrable)(min_rows=10**6)
+
+    @pytest.mark.parametrize("operator", [CreateImportJobOperator, CommitImportJobOperator])
+    def test_a_refresh_once_it_is_completed(self, imports: ImportServer, deferrable: bool, operator: Any) -> None:
+        what = {"job_id": imports.add([["a"]], "Uncommitted")} if operator is CommitImportJobOperator else {}
+        imports.end_once_described()
+        imports.server.on(REFRESH, Answer({"code": 0, "data": {}}))
+        assert Task(deferrable, operator=operator)(refresh_load=True, importprog_conn_id="importprog_default ", **what)
+        assert [asked.json["collectionName"] for asked in imports.server.to(REFRESH)] == ["books"]
 
     def test_uncommitted(self, imports: ImportServer, deferrable: bool) -> None:
         imports.state = "Uncommitted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from airflow_provider_importprog.exceptions import (
     ImportFilesFailed,
     ImportJobFailed,
     ImportJobUnknown,
+    ImportProgressException,
     ImportRowsMissing,
     ImportSettingInvalid,
 )
@@ -96,6 +98,7 @@ CASES = {
     "rows enough": waits(v2_job(), min_rows=5),
     "fewer rows than announced": Case([v2_job(), v2_job("Completed", importedRows=4)],
                                       words="4 of the 5 rows that it announced were imported"),
+    "no row": Case([v2_job(), v2_job("Completed", importedRows=0)], words="0 of the 5 rows that it announced"),
     "no file at all": Case([v2_job(), v2_job("Completed", files=[])], words="no file of it", files=[]),
     "a file that is not": Case([v2_job(), v2_job("Completed", files=[v2_file(state="Importing")])],
                                words="0 of its 1 file"),
@@ -112,7 +115,9 @@ CASES = {
         ImportFilesFailed, "bad.parquet: boom", ["bad.parquet", "a.parquet"], dialect="v1"),
     "rows missing": Case([v2_job(), v2_job("Completed")], ImportRowsMissing, "5 rows, and min_rows is 6",
                          settings={"min_rows": 6}),
-    "unknown": Case([unknown_job()], ImportJobUnknown, "is not known", None, {"unknown_job_grace": 0.2}),
+    "a failed file before missing rows": Case([v2_job("Completed", files=[v2_file(reason="boom")])], ImportFilesFailed,
+                                              "boom", settings={"min_rows": 6}),
+    "unknown": Case([unknown_job()], ImportJobUnknown, "48 h", None, {"unknown_job_grace": 0.2}),
     # It fails, and a retry may help.
     "v1 counts no rows": Case([v1_job(), v1_job(done=True)], ImportSettingInvalid, "counts no rows", ["a.parquet"],
                               {"min_rows": 1}, "v1"),
@@ -123,7 +128,8 @@ CASES = {
            Answer({"code": 1400, "message": "bad token"}, 401),
            Answer({"code": 1401, "message": "permission deny"}),
            Answer(HTML, 401),
-           Answer(HTML, 403)])},
+           Answer(HTML, 403),
+           *(Answer({"code": code, "message": "Token not found"}, 404) for code in (21119, 80001, 80002))])},
     # The server is in trouble, and then not.
     "unknown at first": waits(unknown_job(), unknown_job(status=404), v2_job(), unknown_job_grace=10),
     **{f"outage: {name}": waits(v2_job(), answer, answer, outage_tolerance=60) for name, answer in {
@@ -133,6 +139,15 @@ CASES = {
         "other job": v2_job("Completed", jobId="job-2"),
         "refused": Answer({"code": 65535, "message": "internal"}),
         "rate code": Answer({"code": 1807, "message": "slow down"}),
+        "rate code of Zilliz": Answer({"code": 4, "message": "slow down"}),
+        "gave up": Answer({"code": 10001, "message": "request timeout"}, 408),
+        "cancelled": Answer({"code": 10000, "message": "context canceled"}),
+        "no database": Answer({"code": 800, "message": "database not found[database=shop]"}),
+        "no database on 404": Answer({"code": 800, "message": "database not found[database=shop]"}, 404),
+        "no collection": Answer({"code": 100, "message": "collection not found[collection=books]"}, 404),
+        "no node": Answer({"code": 2100, "message": "importing data failed: node not found[node=7]"}),
+        "no route": Answer({"code": 404, "message": "route not found"}, 404),
+        "gateway": Answer({"code": 5, "message": "Not Found", "details": []}, 404),
         "no state": v2_job(state=None),  # type: ignore[arg-type]
         "garbage": Answer(b"\0\1\2 no http", how="garbage")}.items()},
 }  # fmt: skip
@@ -463,19 +478,28 @@ class TestRefresh:
             (Answer(b"404 page not found", 404), "was not refreshed"),
             (Answer({"code": 101, "message": "collection not loaded"}), "was not refreshed: "),
             (Answer(how="close"), "was not refreshed"),
+            (Answer({"code": 1401, "message": "permission deny"}, 403), "was not refreshed"),
+            (Answer({"code": 1800, "message": "bad token"}, 401), "was not refreshed"),
+            (Answer({"code": 8, "message": "slow down"}, 429, {"Retry-After": "600"}), "was not refreshed"),
+            (Answer(HTML), "was not refreshed"),
+            (Answer({"code": 0}, delay=3), "was not refreshed"),
         ],
-        ids=["fine", "old server", "not loaded", "cut off"],
+        ids=["fine", "old server", "not loaded", "cut off", "no privilege", "token", "busy", "page", "late"],
     )
     def test_the_server_is_asked_once_and_the_gate_opens_whatever_comes_of_it(
-        self, server: ScriptedServer, gate: Gate, answer: Answer, words: str, told: Told
+        self, server: ScriptedServer, connect: Connect, gate: Gate, answer: Answer, words: str, told: Told
     ) -> None:
+        connect({"timeout": 0.5} if answer.delay else {})
         server.v2(v2_job(), v2_job("Completed")).on(V2_REFRESH, answer)
         assert gate.run(refresh_load=True)
         assert {asked.json["collectionName"] for asked in server.to(V2_REFRESH)} == {"books"}
         assert told.count(words) == 1
 
-    def test_v1_has_no_such_call(self, server: ScriptedServer, gate: Gate, connect: Connect, told: Told) -> None:
-        connect({"api_version": "v1"})
+    @pytest.mark.parametrize("version", ["v1", "auto"])
+    def test_v1_has_no_such_call(
+        self, server: ScriptedServer, gate: Gate, connect: Connect, told: Told, version: str
+    ) -> None:
+        connect({"api_version": version})
         server.v1(v1_job(done=True))
         assert gate.run(refresh_load=True)
         assert told.count("was not refreshed") == 1
@@ -780,3 +804,70 @@ def _dag(**kwargs: Any) -> Any:
     from airflow.providers.common.compat.sdk import DAG
 
     return DAG("d", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc), **kwargs)
+
+
+FILES = ["dir/a.parquet", "dir/b.parquet", "dir/ab.parquet"]
+REASONS = {
+    "the reason names one": ("importing data failed: dir/b.parquet: row 7 has no vector", "dir/b.parquet"),
+    "the end of another's name": ("cannot read 'dir/ab.parquet', row 7 has no vector", "dir/ab.parquet"),
+    "bare": ("file ab.parquet: row 7 has no vector", "dir/ab.parquet"),
+    "the reason names none": ("schema mismatch: row 7 has no vector", None),
+}
+
+
+class TestEveryFileIsBlamed:
+    @pytest.mark.parametrize(("reason", "culprit"), REASONS.values(), ids=REASONS)
+    def test_the_culprit_is_named(self, server: ScriptedServer, gate: Gate, reason: str, culprit: str | None) -> None:
+        files = [v2_file(f"[{name}]", "Failed", reason=reason) for name in FILES]
+        server.v2(v2_job(), v2_job("Failed", reason=reason, files=files))
+        with pytest.raises(ImportJobFailed) as caught:
+            gate.run()
+        said = str(caught.value)
+        assert said.count("row 7 has no vector") == 1
+        beside = said.replace(reason, "")
+        assert [name for name in FILES if re.search(rf"(?<![\w/]){re.escape(name)}", beside)] in (
+            [[culprit]] if culprit else [[]]
+        )
+        if culprit:
+            assert re.search(r"(?i)\bnot (been )?(judged|checked|examined|looked at)", said), said
+
+    def test_one_with_a_reason_of_its_own_keeps_it(self, server: ScriptedServer, gate: Gate) -> None:
+        reason = "two files are bad"
+        files = [v2_file("[a]", "Failed", reason=reason), v2_file("[b]", "Failed", reason="no column x")]
+        server.v2(v2_job("Failed", reason=reason, files=files))
+        with pytest.raises(ImportJobFailed, match=r"b.*no column x") as caught:
+            gate.run()
+        assert str(caught.value).count(reason) == 1
+
+
+class TestServers:
+    @pytest.mark.parametrize("version", ["v2", "auto"])
+    def test_that_serve_get_progress_alone(
+        self, server: ScriptedServer, connect: Connect, gate: Gate, version: str
+    ) -> None:
+        """Milvus 2.4.0 to about 2.4.12."""
+        connect({"api_version": version})
+        server.on("/v2/vectordb/jobs/import/get_progress", *[v2_job()] * 3, v2_job("Completed"))
+        assert gate.run()[0]["imported_rows"] == 5
+        if gate.mode != "reschedule":  # of which each poke is a process
+            assert len(server.to(V2_DESCRIBE)) <= (1 if gate.mode == "poke" else 3)
+
+    @pytest.mark.parametrize(("code", "status"), [(2100, 200), (2100, 400), (1100, 200)])
+    def test_that_cannot_parse_the_id(
+        self, server: ScriptedServer, connect: Connect, gate: Gate, code: int, status: int
+    ) -> None:
+        connect({"api_version": "v2"})
+        said = f'parse job id failed, err=%w strconv.ParseInt: parsing "{JOB}": invalid syntax'
+        server.v2(Answer({"code": code, "message": said}, status))
+        with pytest.raises(ImportProgressException, match=JOB) as caught:
+            gate.run(outage_tolerance=2, unknown_job_grace=2, timeout=2)
+        assert not isinstance(caught.value, ImportApiUnreachable)
+        assert len(server.to(V2_DESCRIBE)) == 1
+
+    @pytest.mark.parametrize("code", [100, 800])
+    @pytest.mark.parametrize("mode", ["poke", "deferrable"])
+    def test_that_miss_the_database(self, server: ScriptedServer, connect: Connect, mode: str, code: int) -> None:
+        connect({"api_version": "v2", "db_name": "shop"})
+        server.v2(Answer({"code": code, "message": "database not found[database=shop]"}))
+        with pytest.raises(ImportApiUnreachable, match="db_name"):
+            Gate(mode).run(outage_tolerance=0.2)

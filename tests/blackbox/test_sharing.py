@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from airflow.secrets import BaseSecretsBackend
 
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.blackbox import world
@@ -161,3 +164,51 @@ def test_a_gate_that_waits_for_uncommitted_opens_as_soon_as_the_list_says_so(
     events = world.run(waiting, patient)
     assert [event["verdict"] for event in events] == ["open", "open"]
     assert "uncommitted" in events[0]["message"]
+
+
+class SlowSecrets(BaseSecretsBackend):
+    """Holds the connection `storage`, and gives it when the test says so."""
+
+    asked, give = threading.Event(), threading.Event()
+
+    def get_conn_value(self, conn_id: str, **_: Any) -> str | None:
+        if conn_id != "storage":
+            return None
+        self.asked.set()
+        assert self.give.wait(10), "the test never let the keys be read"
+        return json.dumps({"conn_type": "aws", "login": "AKIA-access-1", "password": "secret-key-22"})
+
+
+def test_keys_that_are_read_slowly_are_known_before_the_gate_shares_a_list(
+    server: ScriptedServer,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A list that is asked for by another gate may show them, and its error is logged."""
+    connect({"api_version": "v2"})
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", f"{__name__}.SlowSecrets")
+    SlowSecrets.asked.clear()
+    SlowSecrets.give.clear()
+    caplog.set_level(logging.DEBUG)
+    polls = 0
+
+    def describe(asked: Asked) -> Answer:
+        nonlocal polls
+        polls += SlowSecrets.asked.is_set()
+        if polls == 3:  # the gate that is not slow has polled, and no list was asked for
+            SlowSecrets.give.set()
+        return v2_job("Completed" if server.to(V2_LIST) else "Importing", jobId=asked.json["jobId"])
+
+    def list_them(asked: Asked) -> Answer:
+        SlowSecrets.give.set()
+        return Answer({"code": 65535, "message": "denied: AKIA-access-1 secret-key-22"})
+
+    server.v2(describe).on(V2_LIST, list_them)
+    events = world.run(trigger("job-0"), trigger("job-1", storage_conn_id="storage"))
+    captured = capfd.readouterr()
+    assert [event["verdict"] for event in events] == ["open", "open"]
+    assert "The list of import jobs cannot be had: " in (seen := caplog.text + captured.out + captured.err)
+    assert "AKIA-access-1" not in seen
+    assert "secret-key-22" not in seen
