@@ -392,9 +392,11 @@ class ImportGateOperator(BaseSensorOperator):
 
     def _sources(self, job: ImportJob) -> tuple[str, ...]:
         """Return what a job read, as far as it is known."""
-        return tuple(file.file_name for file in job.files)
+        from airflow_provider_importprog import _lineage
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
+        return tuple(source for file in job.files for source in _lineage.named_by(file.file_name))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what OpenLineage is told of an import that this task has seen end.
 
         The OpenLineage provider finds it by its name, and calls it in a forked child: it asks nobody.
@@ -403,7 +405,7 @@ class ImportGateOperator(BaseSensorOperator):
 
         return _lineage.facets(self._ended)
 
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage:
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return the same of one whose end fails the task."""
         return self.get_openlineage_facets_on_complete(task_instance)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_provider_importprog._collection import Collection
@@ -19,7 +19,7 @@ MOST_INPUTS = 1_000
 _S3 = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-](?:[\w-]+\.)*amazonaws\.com(?:\.cn)?")
 _GCS = re.compile(r"(?:(?P<bucket>.+)\.)?storage\.(?:googleapis|cloud\.google)\.com")
 _AZURE = re.compile(r"(?P<account>[^.]+)\.blob\.core\.windows\.net")
-# A name that a server prints may be a set of files: "[s3://b/id.npy s3://b/vector.npy]".
+# In a set of files, such as "[s3://b/id.npy s3://b/vector.npy]".
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=\w+://)")
 
 
@@ -27,7 +27,7 @@ _BETWEEN_URLS = re.compile(r"[\s,]+(?=\w+://)")
 class Import:
     """An import that ended, as far as lineage goes.
 
-    :param sources: URLs and paths that it read, as the user or the server wrote them. They may hold secrets.
+    :param sources: URLs and paths that it read. They may hold secrets.
     """
 
     job: ImportJob
@@ -35,7 +35,7 @@ class Import:
     sources: tuple[str, ...]
 
 
-def facets(ended: Import | None) -> OperatorLineage:
+def facets(ended: Import | None) -> OperatorLineage[Any, Any]:
     """Return what OpenLineage is told, of None that there is nothing to tell.
 
     It runs in a forked child, for a limited time, so it asks nobody.
@@ -51,9 +51,9 @@ def facets(ended: Import | None) -> OperatorLineage:
     if ended is None:
         return OperatorLineage()
     job, collection = ended.job, ended.collection
-    # Of a job that failed, no row is there to stay.
-    counted = job.state is ImportState.COMPLETED and job.imported_rows is not None
-    statistics = {"outputStatistics": OutputStatisticsOutputDatasetFacet(rowCount=job.imported_rows)} if counted else {}
+    statistics: dict[str, Any] = {}  # of a job that failed, no row is there to stay
+    if job.state is ImportState.COMPLETED and job.imported_rows is not None:
+        statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=job.imported_rows)
     return OperatorLineage(
         inputs=[Dataset(namespace=namespace, name=name) for namespace, name in inputs(ended.sources)],
         outputs=[
@@ -63,10 +63,14 @@ def facets(ended: Import | None) -> OperatorLineage:
     )
 
 
+def named_by(file_name: str) -> list[str]:
+    """Return the URLs, or the paths, that a server names as one file: a set of files is one name."""
+    return _BETWEEN_URLS.split(file_name[1:-1] if file_name.startswith("[") else file_name)
+
+
 def inputs(sources: Iterable[str]) -> list[tuple[str, str]]:
     """Return namespace and name of each object, and of what is too much only how many there are."""
-    urls = [url for source in sources for url in _BETWEEN_URLS.split(source.strip().strip("[]"))]
-    found = list(dict.fromkeys(named for url in urls if (named := _dataset(url))))
+    found = list(dict.fromkeys(named for source in sources if (named := _dataset(source))))
     shown, more = found[:MOST_INPUTS], found[MOST_INPUTS:]
     return [*shown, (more[0][0], f"and {len(more):,} more objects")] if more else shown
 

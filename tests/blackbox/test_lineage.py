@@ -122,7 +122,7 @@ def test_who_has_not_seen_the_rows_come_in_reports_nothing(
 INPUTS = {
     "s3://lake/in/a b.parquet": ("s3://lake", "in/a b.parquet"),
     "s3://key:s3cret@lake/a.parquet?X-Amz-Signature=s3cret#s3cret": ("s3://lake", "a.parquet"),
-    "gs://lake/a.parquet": ("gs://lake", "a.parquet"),
+    "gs://lake/a, b[1]": ("gs://lake", "a, b[1]"),
     "https://la.ke.s3.us-west-2.amazonaws.com/in/a%20b.parquet": ("s3://la.ke", "in/a b.parquet"),
     "https://lake.s3-eu-west-1.amazonaws.com/x.parquet": ("s3://lake", "x.parquet"),
     "https://s3.cn-north-1.amazonaws.com.cn/lake2/x/y.parquet": ("s3://lake2", "x/y.parquet"),
@@ -155,10 +155,10 @@ def test_object_urls_are_inputs_without_their_secrets(server: ScriptedServer, mo
 def test_a_gate_knows_its_inputs_from_the_names_of_the_files(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["[s3://lake/id.npy s3://lake/a b.npy]", "[own/bucket.parquet]", "a.parquet", "gs://lake/c?sig=s3cret"]
+    names = ["[s3://lake/id.npy s3://lake/a b[1].npy]", "[own/bucket.parquet]", "a.parquet", "gs://lake/c?sig=s3cret"]
     server.v2(v2_job("Completed", files=[v2_file(name) for name in names]))
     facets = told_by(ImportProgressSensor(job_id=JOB, **QUICK), monkeypatch)
-    assert inputs(facets) == [("s3://lake", "id.npy"), ("s3://lake", "a b.npy"), ("gs://lake", "c")]
+    assert inputs(facets) == [("s3://lake", "id.npy"), ("s3://lake", "a b[1].npy"), ("gs://lake", "c")]
 
 
 def test_after_a_thousand_inputs_one_says_how_many_more(
