@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import certifi
 
+from airflow_provider_importprog._collection import DEFAULT_DATABASE, DEFAULT_PORT, Collection
 from airflow_provider_importprog._provider_info import EXTRA_FIELDS
 from airflow_provider_importprog.api.client import ApiVersion
 from airflow_provider_importprog.api.protocol import Address
@@ -136,7 +137,24 @@ class ImportConnection:
     @property
     def server(self) -> str:
         """What tells the jobs of one server from those of another: its base URL and the database."""
-        return f"{self.base_url} {self.address.db_name or 'default'}"
+        return f"{self.base_url} {self._database}"
+
+    @property
+    def _database(self) -> str:
+        return self.address.db_name or DEFAULT_DATABASE
+
+    def collection(self, name: str, cluster_id: str | None = None) -> Collection:
+        """Return where a collection is.
+
+        Of a cluster, the address of the control plane says nothing: its id stands for it, as in `create_asset`.
+
+        :param cluster_id: counts instead of the connection's cluster.
+        """
+        if cluster := cluster_id or self.address.cluster_id:
+            return Collection(cluster.lower(), DEFAULT_PORT, self._database, name)
+        parts = urlsplit(self.base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return Collection(str(parts.hostname), port, self._database, name)
 
     def check_two_phase(self) -> None:
         """Refuse to wait for an uncommitted import where that cannot be seen.

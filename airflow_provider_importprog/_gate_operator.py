@@ -40,7 +40,9 @@ from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_importprog._lineage import Import
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 
 XCOM_RETURN_KEY = "return_value"
@@ -115,6 +117,7 @@ class ImportGateOperator(BaseSensorOperator):
         self._gate: Gate | None = None
         self._store: GateStore | None = None
         self._delay = 0.0
+        self._ended: Import | None = None
         self.__dict__.pop("_hook", None)
 
     def _wait(self, context: Context) -> Any:
@@ -349,6 +352,8 @@ class ImportGateOperator(BaseSensorOperator):
             failed = decision.verdict in _ANSWERED and decision.verdict is not Verdict.OPEN
             if self.do_xcom_push and (failed or (files and decision.verdict is not Verdict.OPEN)):
                 ti.xcom_push(key=XCOM_RETURN_KEY, value=files)
+            if decision.verdict in _ANSWERED and job.collection_name:
+                self._report(job, decision.verdict is Verdict.OPEN, context)
         waited = _messages.span(gate.waited)
         if decision.verdict is Verdict.OPEN and job is not None:
             self.log.info("The gate opens after %s. %s", waited, decision.message)
@@ -368,6 +373,41 @@ class ImportGateOperator(BaseSensorOperator):
             decision.error.job = job
             raise decision.error  # it may be of a class of its own
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
+
+    def _report(self, job: ImportJob, opens: bool, context: Context) -> None:
+        """Keep what OpenLineage will ask for, and tell the asset of the job's collection what came in."""
+        from airflow_provider_importprog._lineage import Import
+
+        collection = self._hook.collection(job.collection_name, self.cluster_id)
+        if self.wait_for == "completed":  # else nobody sees the rows yet, and the commit reports
+            self._ended = Import(job, collection, self._sources(job))
+        if opens:
+            told = {
+                "job_id": job.job_id,
+                "imported_rows": job.imported_rows,
+                "failed_files": len(job.failed_files),
+            }
+            for outlet in collection.among(self.outlets):
+                context["outlet_events"][outlet].extra.update(told)
+
+    def _sources(self, job: ImportJob) -> tuple[str, ...]:
+        """Return what a job read, as far as it is known."""
+        from airflow_provider_importprog import _lineage
+
+        return tuple(source for file in job.files for source in _lineage.named_by(file.file_name))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what OpenLineage is told of an import that this task has seen end.
+
+        The OpenLineage provider finds it by its name, and calls it in a forked child: it asks nobody.
+        """
+        from airflow_provider_importprog import _lineage
+
+        return _lineage.facets(self._ended)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return the same of one whose end fails the task."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _refresh_load(self, job: ImportJob) -> None:
         """Ask the server, where that was asked for, to make the new rows of a loaded collection readable.

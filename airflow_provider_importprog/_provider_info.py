@@ -192,6 +192,12 @@ def provider_info(version: str) -> dict[str, Any]:
     """Describe the provider to Airflow."""
     integration = "Milvus / Zilliz Cloud import"
     package = "airflow_provider_importprog"
+    assets = {
+        "schemes": ["milvus"],
+        "handler": f"{package}.assets.sanitize_uri",
+        "factory": f"{package}.assets.create_asset",
+        "to_openlineage_converter": f"{package}.assets.convert_asset_to_openlineage",
+    }
     return {
         "package-name": "airflow-provider-importprog",
         "name": integration,
@@ -228,6 +234,8 @@ def provider_info(version: str) -> dict[str, Any]:
                 "python-modules": [f"{package}.triggers.import_progress"],
             }
         ],
+        "asset-uris": [assets],
+        "dataset-uris": [assets],  # Airflow 2
         "connection-types": [
             {
                 "connection-type": "importprog",

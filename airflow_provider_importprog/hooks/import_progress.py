@@ -43,6 +43,7 @@ from airflow_provider_importprog.exceptions import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from airflow_provider_importprog._collection import Collection
     from airflow_provider_importprog._storage import StorageKeys
 
 T = TypeVar("T")
@@ -238,6 +239,10 @@ class ImportProgressHook(BaseHook):
     def server(self) -> str:
         """What tells the jobs of this server from those of another: its base URL and the database."""
         return self._client.settings.server
+
+    def collection(self, name: str, cluster_id: str | None = None) -> Collection:
+        """Return where a collection of this connection is, as its asset and OpenLineage name it."""
+        return self._client.settings.collection(name, cluster_id)
 
     @property
     def idempotency_keys(self) -> bool:

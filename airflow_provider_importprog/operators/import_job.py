@@ -17,6 +17,8 @@ from airflow_provider_importprog.exceptions import ImportProgressException, Impo
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
+    from airflow_provider_importprog.api.model import ImportJob
+
 XCOM_JOB_ID_KEY = "job_id"
 _STORAGE_KEYS = ("access_key", "secret_key", "session_token")
 #: The parameters of an import, which are the operator's too. The keys of a storage come from its connection.
@@ -146,6 +148,10 @@ class CreateImportJobOperator(_SubmittingOperator):
             self.log.warning("The task was ended while it submitted its import, which may go on.")
         else:
             super().on_kill()
+
+    def _sources(self, job: ImportJob) -> tuple[str, ...]:
+        entries = _validation.entries(self.object_urls, "object_urls") or []
+        return tuple(url for entry in entries for url in entry)
 
     def _job_id_of_this_task(self) -> str | None:
         # Airflow 2.11 loads psutil and more with it, which no DAG file should pay for.

@@ -21,6 +21,7 @@ from typing import Any
 
 import airflow
 from airflow import settings
+from airflow.listeners.listener import get_listener_manager
 from airflow.providers.common.compat.sdk import DAG
 
 import airflow_provider_importprog.operators.import_job
@@ -132,7 +133,11 @@ def _run(spec: dict[str, Any]) -> int:
     settings.DAGS_FOLDER = spec["folder"]
     time.sleep = _sleep
     (_be_true_2 if AIRFLOW_2 else _be_true_3)()
-    runpy.run_path(f"{spec['folder']}/dag.py")["dag"].test()
+    dag = runpy.run_path(f"{spec['folder']}/dag.py")["dag"]
+    if AIRFLOW_2 and any(each.outlets for each in dag.tasks):
+        dag.sync_to_db()  # else it knows no dataset, and drops the events
+    dag.test()
+    get_listener_manager().hook.before_stopping(component=dag)  # else a listener's own processes live on
     return 0
 
 

@@ -26,6 +26,8 @@ DAGS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "import_files": ({}, {"write": "success"}),
     "two_phase": ({}, {"write": "success", "audit": "success", "publish": "success", "drop": "skipped"}),
     "own_submission": ({}, {"submit": "success", "gate": "success"}),
+    "fill_articles": ({}, {"write": "success"}),
+    "use_articles": ({}, {"report": "success"}),
     "zilliz_cloud": ({}, {"load": "success", "check": "success"}),
 }
 _DAG = re.compile(r"^@dag\(.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from airflow_provider_importprog import exceptions, get_provider_info
+from airflow_provider_importprog import _lineage, exceptions, get_provider_info
 from airflow_provider_importprog._gate_operator import ImportGateOperator
+from airflow_provider_importprog.assets import create_asset
 from airflow_provider_importprog.emulator import PROFILES, Emulator
 from airflow_provider_importprog.emulator.__main__ import parser
 from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
@@ -108,6 +109,18 @@ def test_every_parameter_has_its_row(page: str, kind: type) -> None:
         else:
             assert with_unit is not None
             assert literal_eval(with_unit[1]) == each.default, each.name
+
+
+def test_create_asset_has_these_parameters() -> None:
+    parameters = inspect.signature(create_asset).parameters.values()
+    defaults = {each.name: "" if each.default is each.empty else str(each.default) for each in parameters}
+    assert {unquoted(row[0]): unquoted(row[1]) for row in table("docs/assets.md", "parameter")} == defaults
+
+
+@pytest.mark.parametrize("row", table("docs/lineage.md", "URL"), ids=lambda row: row[0])
+def test_a_url_is_the_input_that_it_is_said_to_be(row: list[str]) -> None:
+    url, *names = map(unquoted, row)
+    assert _lineage.inputs([url]) == [tuple(names)]
 
 
 def test_every_exception_has_its_row() -> None:
