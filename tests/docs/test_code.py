@@ -21,6 +21,7 @@ GOOD = {"job_id": "good"}
 # What each DAG is given, and how its tasks end. "good" and "broken" stand for the ids of such jobs.
 DAGS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "after_the_import": (GOOD, {"gate": "success", "process": "success"}),
+    "labelled_gates": (GOOD, {"gate": "success"}),
     "many_files": (GOOD, {"gate": "success", "in_lists": "success", "process": "success"}),
     "with_quarantine": ({"job_id": "broken"}, {"gate": "failed", "quarantine": "success"}),
     "import_files": ({}, {"write": "success"}),

@@ -84,6 +84,16 @@ class TestProviderInfo:
         }
         assert named == there
 
+    def test_its_links_and_its_logo_are_there(self) -> None:
+        info = get_provider_info()
+        for path in info["extra-links"]:
+            module, _, name = path.rpartition(".")
+            assert getattr(importlib.import_module(module), name)().name == "Import job"
+        (integration,) = info["integrations"]
+        assert (PYPROJECT.parent / integration["logo"].partition("/main/")[2]).is_file()
+        for page in integration["how-to-guide"]:
+            assert (PYPROJECT.parent / page.removeprefix("/")).is_file()
+
     def test_its_connection_type_is_the_hooks(self) -> None:
         (connection,) = get_provider_info()["connection-types"]
         module, _, name = connection["hook-class-name"].rpartition(".")
@@ -99,6 +109,7 @@ class TestProviderInfo:
             "api_version",
             "cert",
             "cluster_id",
+            "console_url",
             "db_name",
             "idempotency_keys",
             "max_requests_per_second",
