@@ -25,7 +25,7 @@ CONFS: dict[str, tuple[str, dict[str, Any]]] = {
     "mapped": ("mapped_gates", {"imports": {"articles": GOOD, "authors": BROKEN}}),
     "zilliz": ("zilliz_cloud", {}),
     "repaired": ("quarantine_and_reimport", {"files": ["incoming/1.json", "incoming/bad.json"]}),
-    "nothing to repair": ("quarantine_and_reimport", {}),
+    "nothing to repair": ("quarantine_and_reimport", {"files": ["incoming/1.json"]}),
     "swing": ("swing_alias", {}),
 }
 ENDS = {
