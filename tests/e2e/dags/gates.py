@@ -70,7 +70,8 @@ with DAG("ending", schedule=None, catchup=False):
     gate("too_late", "deferrable", timeout=12)
 
 with DAG("mapped", schedule=None, catchup=False):
-    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, **WAITS, **RETRIES)
+    label = "{{ import_job.job_id }}: {{ import_job.state }}"
+    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, map_index_template=label, **WAITS, **RETRIES)
     count(gates.expand(job_id=conf("jobs")).output)
     take.expand(file=gate("gate", "deferrable", allow_failed_files=True).output)
 
