@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -36,6 +36,7 @@ from airflow_provider_importprog.exceptions import (
     ImportRowsMissing,
     ImportSettingInvalid,
 )
+from airflow_provider_importprog.links import IMPORT_JOB_LINK
 from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class ImportGateOperator(BaseSensorOperator):
     """
 
     ui_color = "#d7f0ef"
+    # Of the class, because mapped tasks have none but these.
+    operator_extra_links = (IMPORT_JOB_LINK,)
     #: Whether the job is aborted where a person ends the task.
     abort_on_kill = False
     #: The connection of an object storage whose keys the server was told, and may echo.
@@ -118,6 +121,7 @@ class ImportGateOperator(BaseSensorOperator):
         self._store: GateStore | None = None
         self._delay = 0.0
         self._ended: Import | None = None
+        self.job_page: str | None = None
         self.__dict__.pop("_hook", None)
 
     def _wait(self, context: Context) -> Any:
@@ -125,7 +129,7 @@ class ImportGateOperator(BaseSensorOperator):
             gate = self._begin(context)
             if self.deferrable:
                 # A job that has ended never defers: the fewer quick deferrals, the fewer races in the scheduler.
-                decision = self._ask(gate)
+                decision = self._ask(gate, context)
                 if decision.verdict is Verdict.WAIT:
                     self._defer(gate, context)
                 return self._conclude(decision, gate, context)
@@ -135,11 +139,11 @@ class ImportGateOperator(BaseSensorOperator):
         """Ask once."""
         with self._soft_failing():
             gate = self._gate or self._begin(context)
-            decision = self._ask(gate)
+            decision = self._ask(gate, context)
             if self._forgets and gate.too_soon_unknown:
                 # The next process would not know of this answer, and one alone decides nothing.
                 time.sleep(decision.delay)
-                decision = self._ask(gate)
+                decision = self._ask(gate, context)
             if decision.verdict is not Verdict.WAIT:
                 return PokeReturnValue(True, self._conclude(decision, gate, context))
             self._delay = decision.delay
@@ -178,7 +182,7 @@ class ImportGateOperator(BaseSensorOperator):
         told = Decision(_verdict_of(event), str(event.get("message", "")), gate.job)
         if self.silent_fail and told.verdict in _NOT_FINAL:
             told = replace(told, verdict=Verdict.WAIT)
-        decision = self._ask_after(told, gate)
+        decision = self._ask_after(told, gate, context)
         if decision.verdict is Verdict.WAIT:
             self._defer(gate, context, try_started_at)
         return self._conclude(decision, gate, context)
@@ -257,7 +261,7 @@ class ImportGateOperator(BaseSensorOperator):
             return self._store.begun
         return gate.waited > max(self.poke_interval, 1)
 
-    def _ask(self, gate: Gate, told: Decision | None = None) -> Decision:
+    def _ask(self, gate: Gate, context: Context, told: Decision | None = None) -> Decision:
         """Ask once.
 
         :param told: what the trigger decided before this task resumed, if it did.
@@ -268,15 +272,20 @@ class ImportGateOperator(BaseSensorOperator):
             if told is not None and _still_holds(told, error):
                 return told
             return gate.failed(error)
+        self._show_link(context, job.collection_name)
         return gate.answered(job)
 
-    def _ask_after(self, told: Decision, gate: Gate) -> Decision:
+    def _show_link(self, context: Context, collection_name: str | None = None) -> None:
+        if not self.job_page:
+            self.job_page = IMPORT_JOB_LINK.show(context, self._hook, self.job_id, self.cluster_id, collection_name)
+
+    def _ask_after(self, told: Decision, gate: Gate, context: Context) -> Decision:
         """Ask for the details, unless the trigger's event says all that can be known."""
         if told.verdict in _ANSWERED:  # so the server answered, and knew the job
             gate.state = replace(gate.state, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
         elif told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
             return told
-        decision = self._ask(gate, told)
+        decision = self._ask(gate, context, told)
         if told.verdict is Verdict.SETTING_INVALID and decision.verdict is Verdict.WAIT:
             return told  # what only the triggerer cannot do would send the task to and fro
         if told.verdict is Verdict.OPEN and decision.verdict is Verdict.WAIT:
@@ -347,7 +356,10 @@ class ImportGateOperator(BaseSensorOperator):
         job = decision.job
         files = [file.to_dict() for file in job.files] if job else []
         if job is not None and (ti := context.get("ti")):
-            ti.xcom_push(key=XCOM_JOB_KEY, value=job.summary())
+            summary = job.summary()
+            # For map_index_template, which Airflow renders again after execute.
+            cast("Any", context)[XCOM_JOB_KEY] = summary
+            ti.xcom_push(key=XCOM_JOB_KEY, value=summary)
             # What a deferral carried over holds no files, which is not to say that there were none.
             failed = decision.verdict in _ANSWERED and decision.verdict is not Verdict.OPEN
             if self.do_xcom_push and (failed or (files and decision.verdict is not Verdict.OPEN)):

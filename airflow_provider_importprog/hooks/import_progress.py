@@ -236,6 +236,18 @@ class ImportProgressHook(BaseHook):
         return self._client.session
 
     @property
+    def base_url(self) -> str:
+        """Base URL of the server, without a slash at its end."""
+        return self._client.settings.base_url
+
+    def job_page(self, job_id: str, cluster_id: str | None = None, collection_name: str | None = None) -> str | None:
+        """Return the URL of a job's page, made from the connection's ``console_url``.
+
+        None where the connection names no such page, or where the URL names something that is not given.
+        """
+        return self._client.settings.job_page(job_id, cluster_id, collection_name)
+
+    @property
     def server(self) -> str:
         """What tells the jobs of this server from those of another: its base URL and the database."""
         return self._client.settings.server

@@ -13,6 +13,7 @@ from airflow_provider_importprog import _messages, _submission, _validation
 from airflow_provider_importprog._gate_operator import ImportGateOperator, hook_of
 from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
+from airflow_provider_importprog.links import IMPORT_JOB_LINK
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
@@ -134,6 +135,7 @@ class CreateImportJobOperator(_SubmittingOperator):
             self._submitting = True
             self.job_id = submission.run()
         context["ti"].xcom_push(key=XCOM_JOB_ID_KEY, value=self.job_id)
+        self._show_link(context, str(self.collection_name))
         return self._wait(context) if self.wait else self.job_id
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -239,6 +241,7 @@ class CommitImportJobOperator(_SubmittingOperator):
             job_id, cluster_id = _validation.job_id(self.job_id), self._cluster
             self._repeater(lambda: self._hook.commit_import_job(job_id, cluster_id))
         self.log.info("Import job %s is committed.", job_id)
+        self._show_link(context)
         return self._wait(context) if self.wait else job_id
 
 
@@ -258,6 +261,8 @@ class AbortImportJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
     ui_color = "#f6d9c9"
+    operator_extra_links = (IMPORT_JOB_LINK,)
+    job_page: str | None = None
     _clock: ClassVar[_submission.Clock] = _submission.Clock()
 
     def __init__(
@@ -280,12 +285,14 @@ class AbortImportJobOperator(BaseOperator):
         hook = hook_of(self.importprog_conn_id)
         job_id, cluster_id = _validation.job_id(self.job_id), _validation.optional_text(self.cluster_id, "cluster_id")
         try:
-            was = _messages.progress(hook.get_import_progress(job_id, cluster_id), None)
+            job = hook.get_import_progress(job_id, cluster_id)
+            was, collection = _messages.progress(job, None), job.collection_name
         except ImportProgressException:
-            was = "in a state that is not known"
+            was, collection = "in a state that is not known", None
         _submission.Repeater(self.outage_tolerance, self.log, self._clock)(
             lambda: hook.abort_import_job(job_id, cluster_id)
         )
+        self.job_page = IMPORT_JOB_LINK.show(context, hook, job_id, cluster_id, collection)
         self.log.info("Import job %s is aborted, and its rows are dropped. It was %s.", job_id, was)
         return job_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
 from airflow_provider_importprog import _lineage, exceptions, get_provider_info
 from airflow_provider_importprog._gate_operator import ImportGateOperator
@@ -197,3 +199,24 @@ def test_blocks_can_be_read(page: str) -> None:
 def test_the_whole_dag_for_zilliz_cloud_is_the_example() -> None:
     (block,) = blocks("docs/zilliz-cloud.md", "python")
     assert block == Path(ROOT / "example_dags" / "zilliz_cloud.py").read_text()
+
+
+def test_every_example_has_its_row() -> None:
+    rows = re.findall(r"example_dags/(\w+)\.py", "".join(row[1] for row in table("docs/examples.md", "I want to …")))
+    there = {path.stem for path in (ROOT / "example_dags").glob("*.py")} - {"run_example"}
+    assert sorted(rows) == sorted(there)
+
+
+def test_the_registry_is_told_of_what_is_there() -> None:
+    registered = yaml.safe_load(text_of(".airflow-registry.yaml"))
+    info = get_provider_info()
+    assert registered["package-name"] == info["package-name"]
+    assert registered["logo"] == info["integrations"][0]["logo"]
+    named = [each["module"] for kind in ("sensors", "operators", "hooks", "triggers") for each in registered[kind]]
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert inspect.isclass(getattr(importlib.import_module(module), name))
+    modules = {
+        module for kind in ("sensors", "operators", "hooks") for each in info[kind] for module in each["python-modules"]
+    }
+    assert modules <= {path.rpartition(".")[0] for path in named}

@@ -418,10 +418,10 @@ class Airflow:
         return instance.state, tries
 
     def xcoms(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """Return what a task instance left in XCom, by key."""
+        """Return what a task instance left in XCom, by key; without links, which Airflow writes as plain text."""
         query = "SELECT key, value FROM xcom WHERE dag_id = :d AND run_id = :r AND task_id = :t AND map_index = :m"
         found = self.rows(query, d=dag_id, r=run_id, t=task_id, m=map_index)
-        return {row["key"]: _decoded(row["value"]) for row in found}
+        return {row["key"]: _decoded(row["value"]) for row in found if not row["key"].startswith("_link_")}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
         """Return what a task logged: on workers and in triggerers, of every try."""

@@ -84,6 +84,16 @@ class TestProviderInfo:
         }
         assert named == there
 
+    def test_its_links_and_its_logo_are_there(self) -> None:
+        info = get_provider_info()
+        for path in info["extra-links"]:
+            module, _, name = path.rpartition(".")
+            assert getattr(importlib.import_module(module), name)().name == "Import job"
+        (integration,) = info["integrations"]
+        assert (PYPROJECT.parent / integration["logo"].partition("/main/")[2]).is_file()
+        for page in integration["how-to-guide"]:
+            assert (PYPROJECT.parent / page.removeprefix("/")).is_file()
+
     def test_its_connection_type_is_the_hooks(self) -> None:
         (connection,) = get_provider_info()["connection-types"]
         module, _, name = connection["hook-class-name"].rpartition(".")
@@ -99,6 +109,7 @@ class TestProviderInfo:
             "api_version",
             "cert",
             "cluster_id",
+            "console_url",
             "db_name",
             "idempotency_keys",
             "max_requests_per_second",
@@ -152,8 +163,8 @@ class TestMetadata:
         required = {re.split(r"[^\w.-]", line)[0] for line in project["project"]["dependencies"]}
         used = set()
         for path in PACKAGE.rglob("*.py"):
-            if "emulator" in path.relative_to(PACKAGE).parts:
-                continue  # what it needs is in an extra
+            if {"emulator", "testing.py"} & set(path.relative_to(PACKAGE).parts):
+                continue  # what they need is in an extra, and pytest
             for name in imported_names(ast.parse(path.read_text())):
                 top = name.partition(".")[0]
                 if top not in sys.stdlib_module_names and top != PACKAGE.name:

@@ -71,8 +71,8 @@ with DAG("ending", schedule=None, catchup=False):
     gate("cut_short", "deferrable", execution_timeout=timedelta(seconds=14), retries=0)
 
 with DAG("mapped", schedule=None, catchup=False):
-    jobs = conf("jobs")
-    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, **WAITS, **RETRIES)
+    jobs, label = conf("jobs"), "{{ import_job.job_id }}: {{ import_job.state }}"
+    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, map_index_template=label, **WAITS, **RETRIES)
     count(gates.expand(job_id=jobs).output)
     ImportProgressSensor.partial(task_id="rescheduled", mode="reschedule", **WAITS, **RETRIES).expand(job_id=jobs)
     take.expand(file=gate("gate", "deferrable", allow_failed_files=True).output)
