@@ -7,6 +7,7 @@ Needs an Airflow connection ``importprog_default`` of type "Milvus / Zilliz Clou
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Asset, AssetWatcher, dag, task, task_group
@@ -20,7 +21,11 @@ IMPORT_ENDED = ImportEndedTrigger(collection_name="articles", states=["completed
 ARTICLES = Asset(COLLECTION, COLLECTION, watchers=[AssetWatcher(name="import_ended", trigger=IMPORT_ENDED)])
 
 
-@dag(schedule=[ARTICLES], catchup=False, tags=["milvus", "example"])
+# An event starts one run: a task that a worker loses must be tried again, or nobody looks at the job.
+RETRIES = {"retries": 3, "retry_delay": timedelta(seconds=10)}
+
+
+@dag(schedule=[ARTICLES], catchup=False, default_args=RETRIES, tags=["milvus", "example"])
 def event_driven() -> None:
     """Start when import jobs of the collection have ended, and take each on by itself."""
 
@@ -38,7 +43,7 @@ def event_driven() -> None:
     @task_group
     def job(job_id: str) -> None:
         """Wait for nothing: the gate gives the verdict on a job that has ended, and its files."""
-        gate = ImportProgressSensor(task_id="gate", job_id=job_id, deferrable=True, retries=3)
+        gate = ImportProgressSensor(task_id="gate", job_id=job_id, deferrable=True)
         process(gate.output)  # type: ignore[arg-type]  # an XComArg, a list when the task runs
 
     job.expand(job_id=ended())

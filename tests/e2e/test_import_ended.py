@@ -35,19 +35,20 @@ def remembered(rig: Rig) -> dict[str, Any] | None:
     return json.loads(rows[0]["value"]) if rows else None
 
 
-def unpause(rig: Rig) -> None:
-    """Start the DAG, and have its file read again at once: a watcher starts when that is done."""
-    airflow = rig.airflow
-    wait_until(DAG, lambda: bool(airflow.rows("SELECT 1 AS one FROM serialized_dag WHERE dag_id = :d", d=DAG)))
-    airflow.api("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False})
-    airflow.api("PUT", f"/api/v2/parseDagFile/{quote(airflow.api('GET', f'/api/v2/dags/{DAG}')['file_token'])}")
+def pause(rig: Rig, paused: bool) -> None:
+    """Pause the DAG or start it, and have its file read at once: its watcher ends or starts when that is done."""
+    rig.airflow.api("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": paused})
+    token = rig.airflow.api("GET", f"/api/v2/dags/{DAG}")["file_token"]
+    rig.airflow.api("PUT", f"/api/v2/parseDagFile/{quote(token)}")
 
 
 def test_a_watcher_starts_a_gate_for_each_job_that_ends_and_loses_none(rig: Rig) -> None:
     airflow = rig.airflow
     old = submit(rig, "old.json")
     wait_until("the old job has ended", lambda: rig.state_of(old) == "Completed", 30)
-    unpause(rig)
+    parsed = "SELECT 1 AS one FROM serialized_dag WHERE dag_id = :d"
+    wait_until("the DAG", lambda: bool(airflow.rows(parsed, d=DAG)))
+    pause(rig, False)
     wait_until("the first list is remembered", lambda: old in (remembered(rig) or {}))
 
     verdicts = {submit(rig, "good.json"): "success", submit(rig, "broken.json"): "failed"}
@@ -75,4 +76,5 @@ def test_a_watcher_starts_a_gate_for_each_job_that_ends_and_loses_none(rig: Rig)
     wait_until("the event again", lambda: told(rig)[late] == 2)
     wait_until("it is remembered", lambda: late in (remembered(rig) or {}))
     assert told(rig) == {**dict.fromkeys(verdicts, 1), late: 2}
-    airflow.api("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": True})
+    pause(rig, True)
+    wait_until("the watcher ends", lambda: not airflow.rows("SELECT id FROM trigger"))
