@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -12,17 +13,18 @@ from typing import Any
 import pytest
 
 from airflow_provider_importprog import _ended_jobs
-from airflow_provider_importprog.exceptions import ImportSettingInvalid
 from tests.blackbox.driver import AIRFLOW_2, TOKEN_PASSWORD, Connect
 from tests.blackbox.server import V2_LIST, Answer, Asked, ScriptedServer
 
 if AIRFLOW_2:
     pytest.skip("Airflow 2.11 has no watchers", allow_module_level=True)
 
-from airflow.sdk import Asset
+from airflow.exceptions import SerializationError
+from airflow.sdk import DAG, Asset, AssetWatcher
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.execution_time import comms
 from airflow.sdk.execution_time.context import AssetStateStoreAccessors
+from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_importprog.triggers.import_ended import ImportEndedTrigger
 
@@ -302,9 +304,9 @@ def test_a_bad_setting_is_told_where_the_dag_file_is_read_and_ends_no_triggerer(
     kwargs: dict[str, Any], said: str, supervisor: Supervisor, log: Callable[[], str]
 ) -> None:
     trigger = ImportEndedTrigger(**kwargs)
-    with pytest.raises(ImportSettingInvalid) as raised:
-        trigger.serialize()
-    assert said in str(raised.value)
+    asset = Asset("articles", watchers=[AssetWatcher(name="import_ended", trigger=trigger)])
+    with pytest.raises(SerializationError, match=re.escape(said)):  # what the DAG processor makes an import error of
+        DagSerialization.to_dict(DAG("any", schedule=[asset]))
     assert asyncio.run(_run(trigger, lambda _: iter([lambda: said in log()]))) == []
 
 
