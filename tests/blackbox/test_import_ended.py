@@ -26,6 +26,7 @@ from airflow.sdk.execution_time import comms
 from airflow.sdk.execution_time.context import AssetStateStoreAccessors
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_provider_importprog.triggers import import_ended
 from airflow_provider_importprog.triggers.import_ended import ImportEndedTrigger
 
 #: What a test waits for, one condition after the other, and does between them; it is given the events so far.
@@ -94,6 +95,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch, connect: Connect) -> Supervisor:
     one = Supervisor()
     monkeypatch.setattr("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", one, raising=False)
     monkeypatch.setattr(_ended_jobs, "_HANDED_ON", 0.01)
+    monkeypatch.setattr(import_ended, "_RUN_BEGUN", 0.01)
     return one
 
 
@@ -184,6 +186,25 @@ def test_who_is_killed_between_an_event_and_its_mark_tells_of_it_again(
     monkeypatch.setattr(_ended_jobs, "_HANDED_ON", 0.01)
     assert watch(lambda _: iter([lambda: supervisor.known == {"a", "b"}])) == [event("a")]
     assert watch(lambda _: iter([jobs.more_lists(3)])) == []
+
+
+def test_the_last_of_several_events_comes_when_airflow_has_begun_a_run_for_the_first(
+    server: ScriptedServer, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(server, {"a": "Completed"})
+    monkeypatch.setattr(import_ended, "_RUN_BEGUN", 60)
+
+    def steps(events: list[Any]) -> Iterator[Callable[[], bool]]:
+        yield lambda: supervisor.known == {"a"}
+        jobs["b"] = "Completed"
+        yield lambda: supervisor.known == {"a", "b"}
+        jobs.update(c="Completed", d="Completed", e="Completed")
+        yield lambda: len(events) == 3
+
+    assert watch(steps) == [event("b"), event("c"), event("d")]
+    monkeypatch.setattr(import_ended, "_RUN_BEGUN", 0.01)
+    again = [event("c"), event("d"), event("e")]
+    assert watch(lambda _: iter([lambda: supervisor.known == jobs.keys()])) == again
 
 
 @pytest.mark.parametrize(
