@@ -264,7 +264,7 @@ def provider_info(version: str) -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": integration,
-                "python-modules": [f"{package}.triggers.import_progress"],
+                "python-modules": [f"{package}.triggers.import_progress", f"{package}.triggers.import_ended"],
             }
         ],
         "asset-uris": [assets],

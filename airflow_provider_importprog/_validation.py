@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from airflow_provider_importprog.api.model import ENDED
 from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 from airflow_provider_importprog.verdict import OPENS_AT
@@ -82,6 +83,22 @@ def seconds(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LONGEST:
         raise ImportSettingInvalid(f"{name} must be 0 or more seconds, as a number or a timedelta, not {value!r}.")
     return float(value)
+
+
+def interval(value: Any, name: str) -> float:
+    """Return the span of time between two polls, more than 0, in seconds."""
+    span = seconds(value, name)
+    if not span:
+        raise ImportSettingInvalid(f"{name} must be more than 0 seconds.")
+    return span
+
+
+def ended_states(value: Any) -> list[str]:
+    """Return states in which an import job has ended, in one order."""
+    ended = [str(state) for state in ENDED]
+    if not isinstance(value, (list, tuple, set, frozenset)) or not value or not all(one in ended for one in value):
+        raise ImportSettingInvalid(f"states must be a list of {' and '.join(ended)}, or of one of them, not {value!r}.")
+    return [state for state in ended if state in value]
 
 
 def min_rows(value: Any) -> int | None:

@@ -352,6 +352,12 @@ class ImportProgressAsyncHook(BaseHook):
             await self._entered.aclose()
             self._entered = None
 
+    async def place(self, cluster_id: str | None = None) -> list[str | None]:
+        """Return what tells the jobs of one list from those of another: the server, its database, and the cluster."""
+        settings = await self._settings()
+        address = settings.address
+        return [settings.server, cluster_id or address.cluster_id, address.project_id, address.region_id]
+
     @asynccontextmanager
     async def poller(
         self, job_id: str | int, cluster_id: str | None, interval: float, *, two_phase: bool = False

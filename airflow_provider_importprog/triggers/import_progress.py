@@ -183,7 +183,7 @@ class ImportProgressTrigger(BaseTrigger):
         return _validation.optional_text(self._row["cluster_id"], "cluster_id")
 
     async def _hook(self) -> ImportProgressAsyncHook:
-        loaded = _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
+        loaded = await load_hook()
         conn_id = _validation.conn_id(self._row["importprog_conn_id"])
         storage_conn_id = _validation.optional_text(self._row.get("storage_conn_id"), "storage_conn_id")
         return loaded(conn_id, storage_conn_id)
@@ -212,12 +212,16 @@ class ImportProgressTrigger(BaseTrigger):
             await asyncio.sleep(decision.delay)
 
 
-@cache
-def _load_hook() -> type[ImportProgressAsyncHook]:
+async def load_hook() -> type[ImportProgressAsyncHook]:
     """Import the hook and all that it needs: half a second, in which the other gates of a triggerer must not stand.
 
     No DAG file should pay for it either.
     """
+    return _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
+
+
+@cache
+def _load_hook() -> type[ImportProgressAsyncHook]:
     for name in ("aiohttp", "yarl"):
         import_module(name)
     from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook

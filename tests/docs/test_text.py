@@ -23,6 +23,7 @@ from airflow_provider_importprog.emulator.__main__ import parser
 from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 from airflow_provider_importprog.operators.import_job import CreateImportJobOperator
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
+from airflow_provider_importprog.triggers.import_ended import ImportEndedTrigger
 from tests.docs.pages import PAGES, REPOSITORY, ROOT, anchors, blocks, prose, table, text_of, unquoted
 
 PACKAGE = ROOT / "airflow_provider_importprog"
@@ -123,6 +124,12 @@ def test_create_asset_has_these_parameters() -> None:
 def test_a_url_is_the_input_that_it_is_said_to_be(row: list[str]) -> None:
     url, *names = map(unquoted, row)
     assert _lineage.inputs([url]) == [tuple(names)]
+
+
+def test_every_parameter_of_the_watcher_has_its_row() -> None:
+    parameters = list(inspect.signature(ImportEndedTrigger).parameters.values())
+    rows = [[unquoted(cell) for cell in row[:2]] for row in table("docs/events.md", "parameter")]
+    assert rows == [[each.name, str(each.default).removesuffix(".0").replace("'", '"')] for each in parameters]
 
 
 def test_every_exception_has_its_row() -> None:

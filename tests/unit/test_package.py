@@ -29,6 +29,8 @@ else:
 PACKAGE = Path(airflow_provider_importprog.__file__).parent
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HEAVY = {"aiohttp", "requests", "urllib3", "yarl"}
+AIRFLOW_2 = importlib.metadata.version("apache-airflow").startswith("2.")
+WATCHER = f"{PACKAGE.name}.triggers.import_ended"
 # Where a module's name is not its distribution's.
 DISTRIBUTIONS = {"airflow": "apache-airflow", "dateutil": "python-dateutil"}
 # Distributions that another one brings by contract: their types are in its API.
@@ -75,7 +77,7 @@ class TestProviderInfo:
 
     def test_every_module_it_names_can_be_imported_and_every_module_of_the_kind_is_named(self) -> None:
         named = set(named_modules(get_provider_info()))
-        for module in named:
+        for module in named - ({WATCHER} if AIRFLOW_2 else set()):
             importlib.import_module(module)
         there = {
             f"{PACKAGE.name}.{kind}.{path.stem}"
@@ -93,6 +95,13 @@ class TestProviderInfo:
         assert (PYPROJECT.parent / integration["logo"].partition("/main/")[2]).is_file()
         for page in integration["how-to-guide"]:
             assert (PYPROJECT.parent / page.removeprefix("/")).is_file()
+
+    @pytest.mark.skipif(not AIRFLOW_2, reason="later ones have watchers")
+    def test_a_watcher_says_that_airflow_2_has_none(self) -> None:
+        from airflow.exceptions import AirflowOptionalProviderFeatureException
+
+        with pytest.raises(AirflowOptionalProviderFeatureException, match=r"needs Airflow 3\.0 or later, .* 2\.11\.\d"):
+            importlib.import_module(WATCHER)
 
     def test_its_connection_type_is_the_hooks(self) -> None:
         (connection,) = get_provider_info()["connection-types"]
@@ -195,7 +204,15 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 class TestWhatImportingCosts:
-    @pytest.mark.parametrize("module", ["operators.import_job", "sensors.import_progress", "triggers.import_progress"])
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "operators.import_job",
+            "sensors.import_progress",
+            "triggers.import_progress",
+            pytest.param("triggers.import_ended", marks=pytest.mark.skipif(AIRFLOW_2, reason="it has no watchers")),
+        ],
+    )
     def test_what_a_dag_file_imports_loads_no_http_client(self, module: str, of_airflow: set[str]) -> None:
         loaded = modules_after(f"import airflow_provider_importprog.{module}")
         assert f"airflow_provider_importprog.{module}" in loaded
