@@ -22,6 +22,7 @@ from airflow_provider_importprog._async_client import AsyncClient
 from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog._http import RateReservation, common_headers
 from airflow_provider_importprog.api import ImportJob
+from airflow_provider_importprog.api.client import Progress
 from airflow_provider_importprog.exceptions import ImportApiUnreachable, ImportProgressException
 from airflow_provider_importprog.hooks import import_progress
 from tests.unit.helpers import Clock
@@ -106,7 +107,7 @@ async def client(session: FakeSession, settings: ImportConnection = SETTINGS) ->
 async def poll_for_ever(one: AsyncClient, job_id: str, interval: float = 0.2) -> None:
     while True:
         with suppress(ImportProgressException):
-            await one.run(one.api.progress(job_id))
+            await one.run(Progress(job_id))
         await asyncio.sleep(interval)
 
 
@@ -163,7 +164,7 @@ class TestRate:
             async with client(session) as one:
                 for words in ("limits the rate", "asked for a pause, of which 120 s are left"):
                     with pytest.raises(ImportApiUnreachable, match=words) as raised:
-                        await one.run(one.api.progress("1"))
+                        await one.run(Progress("1"))
                     assert raised.value.retry_after == 120
                     assert raised.value.nothing_done
             assert len(session.at) == 1
@@ -173,25 +174,27 @@ class TestRate:
     def test_those_that_were_held_up_together_do_not_go_together(self) -> None:
         clock = Clock(0)
         rate = RateReservation(10, clock)
-        first, second, third = (rate.reserve() for _ in range(3))
-        assert next(first, None) is None  # at once
-        assert next(second) == pytest.approx(0.105)
-        assert next(third) == pytest.approx(0.21)
+        assert rate.reserve() == 0  # at once
+        assert rate.reserve() == pytest.approx(0.105)
         clock.sleep(5)
-        assert next(third) == pytest.approx(0.105)  # not before the second, which is held up still
-        assert next(second, None) is None
-        assert next(third) == pytest.approx(0.105)
-
-    def test_one_that_gives_up_holds_up_nobody(self) -> None:
-        rate = RateReservation(10, Clock(0))
-        first, second, third = (rate.reserve() for _ in range(3))
-        next(first, None)
-        next(second)
-        next(third)
-        second.close()
-        assert next(third) == pytest.approx(0.105)
+        assert rate.reserve() == 0
+        assert rate.reserve() == pytest.approx(0.105)
         rate.pause(9)
-        assert rate.pause_left == next(third) == 9
+        assert rate.pause_left == rate.reserve() == 9
+
+    def test_first_come_first_served_and_one_that_gives_up_holds_up_nobody(self) -> None:
+        async def story() -> None:
+            session = FakeSession()
+            async with client(session) as one:
+                polls = [asyncio.create_task(one.run(Progress(f"job-{n}"))) for n in range(6)]
+                await asyncio.sleep(1.5 * 1.05 / RATE)
+                polls[2].cancel()  # the next one
+                polls[4].cancel()
+                await asyncio.gather(*polls, return_exceptions=True)
+            assert session.of == ["job-0", "job-1", "job-3", "job-5"]
+            assert [after - before for before, after in pairwise(session.at)] == pytest.approx([1.05 / RATE] * 3)
+
+        run(story())
 
     def test_the_blocking_client_keeps_the_same_rate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from airflow_provider_importprog import _blocking_client
@@ -232,7 +235,7 @@ def test_a_large_answer_is_parsed_off_the_event_loop() -> None:
             for size in (0, 100_000):
                 body = json.dumps({"code": 0, "data": {"state": "Importing", "collectionName": "x" * size}}).encode()
                 globals()["OK"] = body
-                await one.run(one.api.progress("1", brief=brief))
+                await one.run(Progress("1", brief))
 
     small = OK
     try:
@@ -272,7 +275,7 @@ def test_a_server_that_takes_no_connection_is_given_up_early_and_was_sent_nothin
         async def story() -> None:
             async with AsyncClient.shared(settings) as client:
                 with pytest.raises(ImportApiUnreachable, match="did not answer in time") as raised:
-                    await asyncio.wait_for(client.run(client.api.progress("1")), 20)
+                    await asyncio.wait_for(client.run(Progress("1")), 20)
                 assert not raised.value.in_doubt
 
         asyncio.run(story())
