@@ -299,7 +299,8 @@ class Gate:
 
     def _wait(self, delay: float | None = None) -> Decision:
         """Wait on, for the policy's interval unless told otherwise."""
-        self.state = replace(self.state, delay=delay)
+        if delay != self.state.delay:
+            self.state = replace(self.state, delay=delay)
         seconds = self.policy.interval(self.waited) if delay is None else delay
         return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self.time_left, 0.0)))
 
@@ -364,7 +365,7 @@ class Gate:
     def _end_outage(self, now: float) -> None:
         if self.state.outage_since is not None:
             self._log.info("The server answers again, after %s.", _messages.span(now - self.state.outage_since))
-        self.state = replace(self.state, outage_since=None, failures=0)
+            self.state = replace(self.state, outage_since=None, failures=0)
 
     def _log_progress(self, job: ImportJob, now: float) -> None:
         done, files = job.files_done

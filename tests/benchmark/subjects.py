@@ -61,8 +61,9 @@ class Subject:
 
 @asynccontextmanager
 async def _floor(target: Target) -> AsyncIterator[Gate]:
-    """Send the provider's requests with bare aiohttp, and read the answers."""
+    """Send the provider's requests with bare aiohttp, read the answers, and log the same line as the provider."""
     import aiohttp
+    from airflow.triggers.base import BaseTrigger
     from yarl import URL
 
     from airflow_provider_importprog import __version__
@@ -72,20 +73,30 @@ async def _floor(target: Target) -> AsyncIterator[Gate]:
         "Accept": "application/json",
         "Accept-Encoding": "gzip, deflate",
         "Content-Type": "application/json",
+        "Request-Timeout": "30",
         "User-Agent": f"airflow-provider-importprog/{__version__} apache-airflow/3.3.2",
         "Authorization": f"Bearer {_LOGIN}:{_PASSWORD}",
     }
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    log = type("Floor", (BaseTrigger,), {"serialize": None, "run": None})().log  # type: ignore[abstract,no-untyped-call]
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def gate(job_id: str) -> Any:
             body = json.dumps({"jobId": job_id}).encode()
+            began, shown = time.monotonic(), ""
             while True:
                 await asyncio.sleep(target.poke_interval)
                 async with session.post(url, data=body, headers=headers) as response:
-                    answer = json.loads(await response.read())
-                if answer["data"]["state"] in ("Completed", "Failed"):
-                    return answer["data"]["state"]
+                    job = json.loads(await response.read())["data"]
+                if job["state"] in ("Completed", "Failed"):
+                    return job["state"]
+                percent, rows, of_all = job["progress"], job["importedRows"], job["totalRows"]
+                done = sum([file["state"] == "Completed" for file in job["details"]])
+                said = f"{percent:.0f} %, {done} of {len(job['details'])} files done, {rows:,} of {of_all:,} rows"
+                if said != shown:
+                    left = (100 - percent) * (time.monotonic() - began) / (percent or 1)
+                    log.info("Import job %s: %s", job_id, f"importing, {said}, about {left:.1f} s left")
+                    shown = said
 
         yield gate
 
