@@ -151,7 +151,8 @@ class AsyncClient:
         try:
             session = self._session or await self._open()
             async with self._connections:
-                await self._wait_for_rate()
+                if self._turn.locked() or self._rate.reserve():
+                    await self._wait_for_rate()
                 async with session.request(
                     request.method,
                     _url(self.settings.base_url + request.target),
