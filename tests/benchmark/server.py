@@ -1,4 +1,4 @@
-"""Plays the import API, a plain endpoint and Airbyte's API, and keeps what it was asked.
+"""Plays the import API and a plain endpoint, and keeps what it was asked.
 
 It is a process of its own, and a protocol of its own: of two cores it must leave one to those that it measures.
 """
@@ -176,17 +176,7 @@ class _Service:
             return 404, "404 page not found"
         if endpoint == "describe":
             return 200, {"code": 0, "data": job.details(now)}
-        if endpoint == "ready":
-            return (404 if now < job.end else 200), job.details(now)
-        return 200, {
-            "jobId": int(job_id),
-            "connectionId": "9b1d0b7e-0000-4000-8000-000000000000",
-            "jobType": "sync",
-            "startTime": _moment(job.began),
-            "status": "running" if now < job.end else "succeeded",
-            "lastUpdatedAt": _moment(now),
-            "rowsSynced": job.record(now)["importedRows"],
-        }
+        return (404 if now < job.end else 200), job.details(now)
 
     def statistics(self) -> dict[str, Any]:
         times = [at for at, _, _ in self.arrivals]
@@ -279,7 +269,7 @@ def _route(target: str, body: bytes) -> tuple[str, str]:
     if target == f"{_V2}describe":
         return "describe", str(json.loads(body)["jobId"])
     folder, _, job_id = target.rpartition("/")
-    return {"/ready": "ready", "/airbyte/jobs": "airbyte"}.get(folder, ""), job_id
+    return "ready" if folder == "/ready" else "", job_id
 
 
 def _share(now: float, began: float, end: float) -> float:

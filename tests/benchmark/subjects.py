@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.triggers.base import TriggerEvent
 
-    from tests.benchmark.stream import StreamTrigger
-
 Gate = Callable[[str], Coroutine[Any, Any, Any]]
 
 _CONN_ID = "benchmark"
@@ -118,36 +116,6 @@ async def _trigger(target: Target) -> AsyncIterator[Gate]:
 
 
 @asynccontextmanager
-async def _stream(target: Target) -> AsyncIterator[Gate]:
-    """Run gates on a shared stream, driven as Airflow's triggerer drives them."""
-    from airflow.configuration import conf
-    from airflow.triggers.shared_stream import SharedStreamManager
-
-    from tests.benchmark.stream import StreamTrigger
-
-    conn_id = connect(target)
-    manager = SharedStreamManager(
-        max_subscriber_queue=conf.getint("triggerer", "shared_stream_subscriber_queue_size"),
-        ack_timeout=conf.getfloat("triggerer", "shared_stream_ack_timeout"),
-        cohort_grace_period=conf.getfloat("triggerer", "shared_stream_cohort_grace_period"),
-    )
-
-    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
-        return run(StreamTrigger(job_id, conn_id, target.poke_interval))
-
-    async def run(trigger: StreamTrigger) -> Any:
-        key, trigger_id = trigger.shared_stream_key(), int(trigger.job_id)
-        raw = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
-        try:
-            return await first(trigger.filter_shared_stream(raw))
-        finally:
-            await manager.unsubscribe(trigger_id, key)
-
-    yield gate
-    await manager.stop_all()
-
-
-@asynccontextmanager
 async def _http(target: Target) -> AsyncIterator[Gate]:
     """Run the trigger of apache-airflow-providers-http, which waits for as long as it is answered 404."""
     from airflow.providers.http.triggers.http import HttpSensorTrigger
@@ -156,22 +124,6 @@ async def _http(target: Target) -> AsyncIterator[Gate]:
 
     def gate(job_id: str) -> Coroutine[Any, Any, Any]:
         trigger = HttpSensorTrigger(f"ready/{job_id}", conn_id, poke_interval=target.poke_interval)
-        return first(trigger.run())
-
-    yield gate
-
-
-@asynccontextmanager
-async def _airbyte(target: Target) -> AsyncIterator[Gate]:
-    """Run the trigger of apache-airflow-providers-airbyte."""
-    from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger
-
-    conn_id = target.connect("airbyte", "/airbyte")
-
-    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
-        trigger = AirbyteSyncTrigger(
-            int(job_id), conn_id, end_time=time.time() + 3600, poll_interval=target.poke_interval
-        )
         return first(trigger.run())
 
     yield gate
@@ -197,7 +149,5 @@ SUBJECTS = {
     "floor": Subject(_floor),
     "separate": Subject(_trigger, listed=False),
     "sharing": Subject(_trigger),
-    "stream": Subject(_stream),
     "http": Subject(_http, most_gates=200),
-    "airbyte": Subject(_airbyte, most_gates=200),
 }
