@@ -5,9 +5,10 @@ shows to have ended, or does not show, is asked for by itself. So the list never
 on, and even that is checked: one gate after the other asks for its own job too, the next list is compared with its
 answer, and where the list proves to be behind, or fails, all of them ask for themselves for a while.
 
-Airflow 3.3 can share a stream of events between triggers (``BaseEventTrigger.shared_stream_key``). It was tried beside
-this in ``tests/benchmark``, and is not used: it is not there on other versions, a poll that fails ends every gate that
-shares it, a late gate sees nothing of what came before, and such triggers cannot be assigned to a triggerer's queue.
+Airflow 3.3 can share a stream of events between triggers (``BaseEventTrigger.shared_stream_key``). It was measured
+beside this (``docs/benchmarks.md`` of release 1.0.0), and is not used: it cost as much, it is not there on other
+versions, a poll that fails ends every gate that shares it, a late gate sees nothing of what came before, and such
+triggers cannot be assigned to a triggerer's queue.
 """
 
 from __future__ import annotations

@@ -184,7 +184,6 @@ class _Service:
         for at, _, job_id in self.arrivals:
             asked[job_id].append(at)
         asked.pop("", None)
-        polls = [len(asked.get(job_id, ())) for job_id in self.jobs]
         now = time.time()
         waits = [
             later - sooner
@@ -195,12 +194,8 @@ class _Service:
             "requests": Counter(endpoint or "other" for _, endpoint, _ in self.arrivals),
             "connections": len(self.seen),
             "most_connections": self.most_connected,
-            "busiest_second": _busiest_second(times),
             "busiest_second_unstalled": _busiest_second(times, self.stalls),
-            "fewest_polls": min(polls, default=0),
-            "most_polls": max(polls, default=0),
             "longest_wait": max(waits, default=0.0),
-            "server_stall": max((seconds for _, seconds in self.stalls), default=0.0),
         }
 
     async def tick(self) -> None:
@@ -280,7 +275,7 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _busiest_second(times: Sequence[float], stalls: Sequence[tuple[float, float]] = ()) -> int:
+def _busiest_second(times: Sequence[float], stalls: Sequence[tuple[float, float]]) -> int:
     """Return the most arrivals that any window of one second holds.
 
     :param stalls: when this server had not run, and for how long: it then finds at once what came meanwhile, so a
