@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_importprog.api.model import ENDED
-from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
-from airflow_provider_importprog.verdict import OPENS_AT
+
+if TYPE_CHECKING:
+    from airflow_provider_importprog.api.protocol import NewImportJob
 
 # Seconds; a timedelta, and so a deferral, can hold no more.
 _LONGEST = timedelta.max.total_seconds()
-WAIT_FOR = tuple(OPENS_AT)
+#: The keys of `verdict.OPENS_AT`, which a DAG file need not load.
+WAIT_FOR = ("completed", "uncommitted")
 # In bytes; what Milvus takes.
 _LONGEST_KEY = 256
 
@@ -95,6 +96,8 @@ def interval(value: Any, name: str) -> float:
 
 def ended_states(value: Any) -> list[str]:
     """Return states in which an import job has ended, in one order."""
+    from airflow_provider_importprog.api.model import ENDED  # a DAG file that has a sensor needs none of them
+
     ended = [str(state) for state in ENDED]
     if not isinstance(value, (list, tuple, set, frozenset)) or not value or not all(one in ended for one in value):
         raise ImportSettingInvalid(f"states must be a list of {' and '.join(ended)}, or of one of them, not {value!r}.")
@@ -190,6 +193,8 @@ def new_import_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def new_import(**fields: Any) -> NewImportJob:
     """Check what a user wants imported, before anything is sent."""
+    from airflow_provider_importprog.api.protocol import NewImportJob  # a DAG file that has a sensor needs none of it
+
     new = NewImportJob(**new_import_fields(fields))
     sources = [name for name in ("files", "object_urls", "volume_name") if getattr(new, name) is not None]
     if len(sources) != 1:
