@@ -481,15 +481,16 @@ class _Session(AbstractAsyncContextManager["_Session"]):
 
     async def _read_storage_keys(self, client: AsyncClient, call: Call[Any]) -> None:
         """Have a client that many share redact what this session told the server, or know that it cannot."""
-        self._redacting.close()
+        keys = unread = None
         try:
             keys = await self._hook._read_storage_keys()
         except Exception as error:
-            self._unread = error
+            unread = error
+        # Nothing is awaited from here on: what holds until now must hold while the keys are read.
+        self._redacting.close()
+        self._keys_read, self._unread = unread is None, unread
+        if unread is not None:
             self._redacting.enter_context(client.cannot_redact())
-            keys = None
-        else:
-            self._keys_read, self._unread = True, None
         self._redacting.enter_context(client.redactor.adding(_secrets_of(call, keys)))
 
 
