@@ -237,12 +237,15 @@ class Airflow:
             self.start_component(name)
         self.wait_until_ready()
 
-    def start_component(self, name: str) -> None:
-        """Start a component. Only the thread that lasts may do it: the kernel ends the component with its thread."""
+    def start_component(self, name: str, alias: str = "") -> None:
+        """Start a component, a second one under an alias.
+
+        Only the thread that lasts may do it: the kernel ends the component with its thread.
+        """
         # Logs are read from the disk; who serves them would outlive a component that is killed.
         options = ("--skip-serve-logs",) if name in ("scheduler", "triggerer") else ()
-        with self._output(name).open("ab") as output:
-            self.components[name] = subprocess.Popen(
+        with self._output(alias or name).open("ab") as output:
+            self.components[alias or name] = subprocess.Popen(
                 ("airflow", name, *options),
                 cwd=self.home,
                 env=self._env,
