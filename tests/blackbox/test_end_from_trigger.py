@@ -214,20 +214,20 @@ class Comms:
         self.asked: list[Any] = []
 
     async def asend(self, message: Any) -> Any:
-        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-        from airflow.sdk.execution_time.comms import ErrorResponse
-
         await asyncio.sleep(0)
+        return self.send(message)
+
+    def send(self, message: Any) -> Any:
+        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+        from airflow.sdk.execution_time.comms import ErrorResponse, GetTICount, TICount
+
+        if isinstance(message, GetTICount):
+            self.asked.append(message)
+            return TICount(count=int(self.state in (message.states or [])))
         if message.key == self.refuse:
             raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 400}))
         self.xcoms.append(message)
         return None
-
-    def send(self, message: Any) -> Any:
-        from airflow.sdk.execution_time.comms import TICount
-
-        self.asked.append(message)
-        return TICount(count=int(self.state in message.states))
 
 
 @pytest.fixture
