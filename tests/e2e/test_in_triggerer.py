@@ -90,4 +90,4 @@ def test_gates_end_once_whose_triggerer_is_killed_between_the_push_and_the_event
         assert airflow.ended(*run, "gates", index) == ("success", 1)
         xcoms = airflow.xcoms(*run, "gates", index)
         assert (xcoms["import_job"]["job_id"], len(xcoms["return_value"])) == (job, 1)
-    assert airflow.rows("SELECT id FROM trigger") == []
+    wait_until("every trigger is gone", lambda: airflow.rows("SELECT id FROM trigger") == [])
