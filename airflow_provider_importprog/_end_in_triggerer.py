@@ -54,6 +54,8 @@ def why_resume(task: ImportGateOperator, context: Context) -> str | None:
         "its post_execute is overridden": lambda: overrides("post_execute", BaseOperator),
         "it has the parameter post_execute": lambda: task._post_execute_hook,
         "it shows a link": lambda: any(_shown(link, task, context) for link in task.operator_extra_links),
+        # Airflow renders it again after ``execute``, with what the end of a gate has put into the context.
+        "its map_index_template names import_job": lambda: XCOM_JOB_KEY in (task.map_index_template or ""),
         "refresh_load is set": lambda: task.refresh_load,
         "a task maps over its files, and do_xcom_push is off": lambda: (
             not task.do_xcom_push and task._is_mapped_over(context)

@@ -119,7 +119,7 @@ class TestTheFirstLeg:
             (lambda: in_dag(do_xcom_push=False), {**PLAN, "return_value": False}),
             (lambda: in_dag(dag={"default_args": {"on_failure_callback": print}}, soft_fail=True), PLAN),
             (mapped_over, {**PLAN, "mapped_over": True}),
-            (lambda: in_dag(linked("")), PLAN),
+            (lambda: in_dag(linked(""), map_index_template="{{ task.job_id }}"), PLAN),
             (lambda: in_dag(linked("broken")), PLAN),
         ],
     )
@@ -141,6 +141,7 @@ class TestTheFirstLeg:
             (lambda: in_dag(AfterAll), "its post_execute is overridden"),
             (lambda: in_dag(post_execute=print), "it has the parameter post_execute"),
             (lambda: in_dag(linked("https://console")), "it shows a link"),
+            (lambda: in_dag(map_index_template="{{ import_job }}"), "its map_index_template names import_job"),
             (lambda: in_dag(refresh_load=True), "refresh_load is set"),
             (lambda: mapped_over(do_xcom_push=False), "a task maps over its files, and do_xcom_push is off"),
         ],
