@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, task
@@ -35,7 +36,8 @@ with DAG("busy", schedule=None, catchup=False):
 
     @task
     def occupy(number: int, dag_run: Any = None) -> None:
-        """Hold a worker."""
-        time.sleep(dag_run.conf["seconds"])
+        """Hold a worker until a file is there."""
+        while not Path(dag_run.conf["until"]).exists():
+            time.sleep(1)
 
     occupy.expand(number=list(range(WORKERS)))
