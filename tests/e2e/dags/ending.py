@@ -12,7 +12,7 @@ from airflow_provider_importprog.sensors.import_progress import ImportProgressSe
 from tests.e2e.cases import ENDS, WORKERS
 
 
-@task
+@task(retries=3, retry_delay=1)
 def submitted(dag_run: Any = None) -> list[str]:
     """Return the job ids."""
     return list(dag_run.conf["jobs"])
