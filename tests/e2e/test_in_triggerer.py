@@ -24,6 +24,14 @@ def starts(rig: Rig, dag_id: str, run_id: str, task_id: str) -> list[int]:
     return [row["starts"] for row in rig.airflow.rows(RUNNING, d=dag_id, r=run_id, t=task_id)]
 
 
+@pytest.fixture(scope="module")
+def waiting(rig: Rig) -> tuple[tuple[str, str], list[str]]:
+    """Start a run with gates that wait, and return it and their jobs. They do so while the first test runs."""
+    jobs = [rig.submit(f"{number}.json") for number in range(4)]
+    return ("killed_in_triggerer", rig.airflow.trigger("killed_in_triggerer", {"jobs": jobs})), jobs
+
+
+@pytest.mark.usefixtures("waiting")
 def test_gates_end_in_the_triggerer_with_all_that_they_hand_on(rig: Rig) -> None:
     airflow = rig.airflow
     jobs = [rig.submit(*(f"{number}-{file}.json" for file in range(number))) for number in (1, 2)]
@@ -63,10 +71,10 @@ def test_gates_end_in_the_triggerer_with_all_that_they_hand_on(rig: Rig) -> None
     assert dates["duration"] > 5
 
 
-def test_gates_end_once_whose_triggerer_is_killed_between_the_push_and_the_event(rig: Rig) -> None:
-    airflow = rig.airflow
-    jobs = [rig.submit(f"{number}.json") for number in range(4)]
-    run = ("killed_in_triggerer", airflow.trigger("killed_in_triggerer", {"jobs": jobs}))
+def test_gates_end_once_whose_triggerer_is_killed_between_the_push_and_the_event(
+    rig: Rig, waiting: tuple[tuple[str, str], list[str]]
+) -> None:
+    airflow, (run, jobs) = rig.airflow, waiting
     wait_until("every gate polls in the triggerer", lambda: min(rig.asked(jobs)) >= 2)
 
     holders = {row["triggerer_id"] for row in airflow.rows("SELECT triggerer_id FROM trigger")}
