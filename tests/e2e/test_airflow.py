@@ -39,6 +39,17 @@ FILE = {
 PLANTED = "planted-d41d8cd98f00b204"
 
 
+RUNNING = (
+    "SELECT coalesce(map_index, -1) AS map_index, count(*) AS starts FROM log "
+    "WHERE event = 'running' AND dag_id = :d AND run_id = :r AND task_id = :t GROUP BY 1 ORDER BY 1"
+)
+
+
+def starts(rig: Rig, dag_id: str, run_id: str, task_id: str) -> list[int]:
+    """Return how many workers began each instance of a task."""
+    return [row["starts"] for row in rig.airflow.rows(RUNNING, d=dag_id, r=run_id, t=task_id)]
+
+
 def scenario(run: Callable[[Rig], None]) -> Callable[[Rig], None]:
     SCENARIOS[run.__name__] = run
     return run
@@ -108,6 +119,46 @@ def gates_and_files_are_mapped(rig: Rig) -> None:
     assert good["types"] == FILE
     assert broken["types"] == {**FILE, "complete_time": "NoneType", "error_message": "str"}
     assert [good["file"], broken["file"]] == rig.airflow.xcoms(*run, "gate")["return_value"]
+
+
+@scenario
+def gates_end_in_the_triggerer_with_all_that_they_hand_on(rig: Rig) -> None:
+    airflow = rig.airflow
+    jobs = [rig.submit(*(f"{number}-{file}.json" for file in range(number))) for number in (1, 2)]
+    conf = {name: rig.submit("a.json", "broken.json") for name in ("gate", "fails")}
+    conf |= {name: rig.submit() for name in ("quiet", "called_back")}
+    conf["too_many"] = rig.submit(*(f"{number:05}.parquet" for number in range(1025)))
+    for job in (*jobs, *conf.values()):
+        rig.wire.then(job, partial(rig.commit, job))
+    run = ("in_triggerer", airflow.trigger("in_triggerer", {"jobs": jobs, **conf}))
+
+    assert airflow.wait_for_run(*run) == "failed"
+    states = {(each.task_id, each.map_index): (each.state, each.trigger_id) for each in airflow.instances(*run)}
+    assert {task for task, (state, _) in states.items() if state != "success"} == {
+        ("fails", -1),
+        ("too_many", -1),
+        ("process", -1),
+    }
+    for task, workers in {"gates": [1, 1], "gate": [1], "quiet": [1], "called_back": [2], "fails": [2]}.items():
+        assert starts(rig, *run, task) == workers, airflow.task_log(*run, task)
+    for index, job in enumerate(jobs):
+        xcoms = airflow.xcoms(*run, "gates", index)
+        assert (xcoms["import_job"]["job_id"], len(xcoms["return_value"])) == (job, index + 1)
+    assert airflow.xcoms(*run, "count")["return_value"] == [1, 2]
+    good, broken = (airflow.xcoms(*run, "take", index)["return_value"] for index in (0, 1))
+    assert good["types"] == FILE
+    assert broken["file"]["error_message"] == BROKEN
+    assert [good["file"], broken["file"]] == airflow.xcoms(*run, "gate")["return_value"]
+    assert set(airflow.xcoms(*run, "quiet")) == {"import_job"}
+    assert "it has an on_success_callback" in airflow.task_log(*run, "called_back")
+    assert "max_map_length" in airflow.task_log(*run, "too_many")
+    assert airflow.task_log(*run, "gate").count("The gate opens after") == 1
+    (dates,) = airflow.rows(
+        "SELECT end_date - start_date AS ran, duration FROM task_instance WHERE run_id = :r AND task_id = 'gate'",
+        r=run[1],
+    )
+    assert dates["ran"].total_seconds() == pytest.approx(dates["duration"], abs=0.01)
+    assert dates["duration"] > 5
 
 
 @scenario
