@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -24,11 +24,10 @@ from airflow_provider_importprog._http import (
     to_response,
     unreachable,
 )
-from airflow_provider_importprog._shared_list import Poller, SharedList
-from airflow_provider_importprog.api import ImportApi, ImportJob, Request, Response
-from airflow_provider_importprog.api.client import Call, Done, JobList, advance
+from airflow_provider_importprog._shared_list import SharedList
+from airflow_provider_importprog.api import ImportApi, Request, Response
+from airflow_provider_importprog.api.client import Call, JobList, ListJobs, advance
 from airflow_provider_importprog.api.errors import ImportApiError, RateLimited, Unreachable
-from airflow_provider_importprog.api.model import Brief
 from airflow_provider_importprog.exceptions import ImportProgressException
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ class AsyncClient:
         # A request waits for one of these here and not within aiohttp, where its time-out would run meanwhile.
         self._connections = asyncio.Semaphore(_CONNECTIONS)
         self._rate = RateReservation(settings.max_requests_per_second)
+        self._turn = asyncio.Lock()  # first come, first served
 
     @classmethod
     @asynccontextmanager
@@ -97,42 +97,41 @@ class AsyncClient:
         finally:
             self._cannot_redact -= 1
 
-    @contextmanager
-    def poller(self, job_id: str, cluster_id: str | None, interval: float, two_phase: bool) -> Iterator[Poller]:
-        """Poll an import job, along with all others of the same cluster.
+    def shared_list(self, cluster_id: str | None, two_phase: bool) -> SharedList:
+        """Return the list of import jobs that all share who poll a cluster.
 
-        :param interval: seconds between two polls.
-        :param two_phase: ask in a dialect that shows whether the job awaits its commit.
+        :param two_phase: it shows whether a job awaits its commit. Where every list does, all share one.
         """
-        api = self.api.two_phase if two_phase else self.api
+        two_phase = two_phase and not all(dialect.TWO_PHASE for dialect in self.api.dialects)
 
-        async def ask_for_list(max_pages: int) -> JobList:
+        async def ask(max_pages: int) -> JobList:
             try:
-                return await self.run(api.list_jobs(None, cluster_id, max_pages))
+                return await self.run(ListJobs(max_pages=max_pages, cluster_id=cluster_id, two_phase=two_phase))
             except ImportProgressException as error:
                 if self._cannot_redact:
                     error.args = (f"{type(error).__name__}; what the server said may hold keys of a storage.",)
                 raise
 
-        async def ask_for_job(brief: Brief) -> ImportJob:
-            return await self.run(api.progress(job_id, cluster_id, brief))
-
-        shared = self._lists.setdefault((cluster_id, api is not self.api), SharedList(ask_for_list))
-        with Poller(shared, job_id, interval, ask_for_job) as poller:
-            yield poller
+        return self._lists.setdefault((cluster_id, two_phase), SharedList(ask))
 
     async def run(self, call: Call[T]) -> T:
         """Carry a call's requests to the server and the responses back, until it has its result.
 
         :raises ImportProgressException: the call ended otherwise.
         """
-        answer: Response | ImportApiError | None = None
+        steps = call.steps(self.api)
         try:
-            while isinstance(step := await _advance(call, answer), Request):
+            step = advance(steps)
+            while isinstance(step, Request):
                 try:
-                    answer = await self.send(step)
+                    answer: Response | ImportApiError = await self.send(step)
                 except (Unreachable, RateLimited) as error:
                     answer = error
+                if isinstance(answer, Response) and len(answer.body) > _LARGE:
+                    # A job of 10,000 files would hold the event loop for 50 ms.
+                    step = await asyncio.to_thread(advance, steps, answer)
+                else:
+                    step = advance(steps, answer)
             return step.result
         except ImportApiError as error:
             if isinstance(error, RateLimited) or error.retry_after is not None:
@@ -152,7 +151,8 @@ class AsyncClient:
         try:
             session = self._session or await self._open()
             async with self._connections:
-                await self._wait_for_rate()
+                if self._turn.locked() or self._rate.reserve():
+                    await self._wait_for_rate()
                 async with session.request(
                     request.method,
                     _url(self.settings.base_url + request.target),
@@ -169,8 +169,8 @@ class AsyncClient:
         return to_response(response.status, response.headers, body)
 
     async def _wait_for_rate(self) -> None:
-        with closing(self._rate.reserve()) as pauses:
-            for seconds in pauses:
+        async with self._turn:
+            while seconds := self._rate.reserve():
                 if (left := self._rate.pause_left) > _LONGEST_SILENT_PAUSE:
                     raise RateLimited(
                         f"{self.settings.base_url} limits the rate of requests and asked for a pause, of which "
@@ -206,13 +206,6 @@ class AsyncClient:
     async def _close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-
-async def _advance(call: Call[T], answer: Response | ImportApiError | None) -> Request | Done[T]:
-    """Advance a call, and a large answer in a thread: a job of 10,000 files would hold the event loop for 50 ms."""
-    if isinstance(answer, Response) and len(answer.body) > _LARGE:
-        return await asyncio.to_thread(advance, call, answer)
-    return advance(call, answer)
 
 
 # The requests of v2 go to the same few addresses, and what aiohttp asks of a URL is worked out once for each object.

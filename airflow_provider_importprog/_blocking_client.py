@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,13 +66,15 @@ class BlockingClient:
 
         :raises ImportProgressException: the call ended otherwise.
         """
-        answer: Response | ImportApiError | None = None
+        steps = call.steps(self.api)
         try:
-            while isinstance(step := advance(call, answer), Request):
+            step = advance(steps)
+            while isinstance(step, Request):
                 try:
-                    answer = self.send(step)
+                    answer: Response | ImportApiError = self.send(step)
                 except Unreachable as error:
                     answer = error
+                step = advance(steps, answer)
             return step.result
         except ImportApiError as error:
             raise for_a_task(error, self.redactor) from None
@@ -86,9 +88,8 @@ class BlockingClient:
         url = settings.base_url + request.target
         if request.repeatable:
             self.session.mount(url.partition("?")[0], self._repeating)
-        with closing(self._rate.reserve()) as pauses:
-            for seconds in pauses:
-                time.sleep(seconds)
+        while seconds := self._rate.reserve():
+            time.sleep(seconds)
         timeout = (settings.connect_timeout, settings.read_timeout)
         try:
             with (

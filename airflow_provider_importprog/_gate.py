@@ -258,10 +258,10 @@ class Gate:
         now = self._clock()
         self._end_outage(now)
         self.job = job
-        self.state = replace(self.state, asked_at=now, unknown_since=None, unknown_answers=0)
         verdict = self._judge(job)
+        shown = self._log_progress(job, now) if verdict is Verdict.WAIT else {}
+        self.state = replace(self.state, asked_at=now, unknown_since=None, unknown_answers=0, **shown)
         if verdict is Verdict.WAIT:
-            self._log_progress(job, now)
             return self._wait()
         message = _explain(verdict, job, self.policy)
         if verdict is Verdict.SETTING_INVALID and self.policy.silent_fail:
@@ -299,7 +299,8 @@ class Gate:
 
     def _wait(self, delay: float | None = None) -> Decision:
         """Wait on, for the policy's interval unless told otherwise."""
-        self.state = replace(self.state, delay=delay)
+        if delay != self.state.delay:
+            self.state = replace(self.state, delay=delay)
         seconds = self.policy.interval(self.waited) if delay is None else delay
         return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self.time_left, 0.0)))
 
@@ -364,9 +365,10 @@ class Gate:
     def _end_outage(self, now: float) -> None:
         if self.state.outage_since is not None:
             self._log.info("The server answers again, after %s.", _messages.span(now - self.state.outage_since))
-        self.state = replace(self.state, outage_since=None, failures=0)
+            self.state = replace(self.state, outage_since=None, failures=0)
 
-    def _log_progress(self, job: ImportJob, now: float) -> None:
+    def _log_progress(self, job: ImportJob, now: float) -> dict[str, Any]:
+        """Log how far the job is, where that has changed; return what changes in the state."""
         done, files = job.files_done
         rows, last_shown = job.imported_rows, self.state.last_shown
         if not files and last_shown:
@@ -377,8 +379,7 @@ class Gate:
             self._first_progress = (now, job.progress)
         shown = (job.state.value, int(job.progress), done, rows)
         if shown == last_shown:
-            self._warn_of_stall(job, now)
-            return
+            return self._warn_of_stall(job, now)
         self._log.info("Import job %s: %s", self.job_id, _messages.progress(job, self._seconds_left(job, now)))
         if job.state is ImportState.UNCOMMITTED and last_shown[:1] != shown[:1]:
             self._log.warning(
@@ -386,20 +387,19 @@ class Gate:
                 "commits the job.",
                 self.job_id,
             )
-        self.state = replace(self.state, last_shown=shown, progress_at=now, stall_warned=False)
+        return {"last_shown": shown, "progress_at": now, "stall_warned": False}
 
     def _seconds_left(self, job: ImportJob, now: float) -> float | None:
         began, progress = self._first_progress or (now, job.progress)
         gained = job.progress - progress
         return (100 - job.progress) * (now - began) / gained if gained > 0 else None
 
-    def _warn_of_stall(self, job: ImportJob, now: float) -> None:
+    def _warn_of_stall(self, job: ImportJob, now: float) -> dict[str, Any]:
         since = self.state.started_at if self.state.progress_at is None else self.state.progress_at
         after = self.policy.stall_warning
         # An uncommitted job waits for a person, and was warned of.
         if not after or self.state.stall_warned or job.state is ImportState.UNCOMMITTED or now - since < after:
-            return
-        self.state = replace(self.state, stall_warned=True)
+            return {}
         self._log.warning(
             "Import job %s has made no progress since %s, for %s (%s). Check whether other import jobs are ahead of it "
             "(Milvus imports few at a time), and the log of the server's data nodes. The gate waits on.",
@@ -408,6 +408,7 @@ class Gate:
             _messages.span(now - since),
             _messages.progress(job, None),
         )
+        return {"stall_warned": True}
 
 
 def _explain(verdict: Verdict, job: ImportJob, policy: GatePolicy) -> str:

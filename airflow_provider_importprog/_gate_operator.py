@@ -22,10 +22,8 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_importprog import _messages, _validation
-from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState, seconds_now
-from airflow_provider_importprog._gate_store import GateStore
-from airflow_provider_importprog.api.model import ImportJob, ImportState
+from airflow_provider_importprog import _validation
+from airflow_provider_importprog._at_run_time import AtRunTime
 from airflow_provider_importprog.exceptions import (
     ImportApiUnauthorized,
     ImportApiUnreachable,
@@ -36,28 +34,39 @@ from airflow_provider_importprog.exceptions import (
     ImportRowsMissing,
     ImportSettingInvalid,
 )
-from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_importprog import _messages
+    from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState, seconds_now
+    from airflow_provider_importprog._gate_store import GateStore
+    from airflow_provider_importprog.api.model import ImportJob, ImportState
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
+    from airflow_provider_importprog.verdict import Verdict
+else:
+    _messages, GateStore = AtRunTime("_messages"), AtRunTime("_gate_store", "GateStore")
+    Decision, Gate, GatePolicy = (AtRunTime("_gate", name) for name in ("Decision", "Gate", "GatePolicy"))
+    GateState, seconds_now = AtRunTime("_gate", "GateState"), AtRunTime("_gate", "seconds_now")
+    ImportJob, ImportState = AtRunTime("api.model", "ImportJob"), AtRunTime("api.model", "ImportState")
+    Verdict = AtRunTime("verdict", "Verdict")
 
 XCOM_RETURN_KEY = "return_value"
 XCOM_JOB_KEY = "import_job"
 
-_EXCEPTIONS: dict[Verdict, type[ImportProgressException]] = {
-    Verdict.JOB_FAILED: ImportJobFailed,
-    Verdict.FILES_FAILED: ImportFilesFailed,
-    Verdict.ROWS_MISSING: ImportRowsMissing,
-    Verdict.JOB_UNKNOWN: ImportJobUnknown,
-    Verdict.UNAUTHORIZED: ImportApiUnauthorized,
-    Verdict.UNREACHABLE: ImportApiUnreachable,
-    Verdict.SETTING_INVALID: ImportSettingInvalid,
+# Verdicts as the strings that they are, because a DAG file need not load them.
+_EXCEPTIONS: dict[str, type[ImportProgressException]] = {
+    "job_failed": ImportJobFailed,
+    "files_failed": ImportFilesFailed,
+    "rows_missing": ImportRowsMissing,
+    "job_unknown": ImportJobUnknown,
+    "unauthorized": ImportApiUnauthorized,
+    "unreachable": ImportApiUnreachable,
+    "setting_invalid": ImportSettingInvalid,
 }
 # What a good answer decided: the worker that resumes asks for the details.
-_ANSWERED = (Verdict.OPEN, Verdict.JOB_FAILED, Verdict.FILES_FAILED, Verdict.ROWS_MISSING)
-_NOT_FINAL = (Verdict.UNAUTHORIZED, Verdict.UNREACHABLE)
+_ANSWERED = ("open", "job_failed", "files_failed", "rows_missing")
+_NOT_FINAL = ("unauthorized", "unreachable")
 DEFAULT_DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote, urlsplit
 
 from requests.utils import get_environ_proxies, select_proxy
@@ -106,9 +106,9 @@ def _inner(error: BaseException) -> BaseException | None:
 
 
 class RateReservation:
-    """Says when requests may be sent: evenly spaced, in the order in which they asked, and none during a pause.
+    """Says when requests may be sent: evenly spaced, and none during a pause. It sleeps nowhere.
 
-    It sleeps nowhere. Spacing counts from when a request is really sent, so that those held up do not come together.
+    Spacing counts from when a request is really sent, so that those that were held up do not go together.
 
     :param per_second: the most requests in any second.
     :param clock: seconds that never jump.
@@ -119,18 +119,15 @@ class RateReservation:
         self._clock = clock
         self._free_at = -math.inf
         self._paused_until = -math.inf
-        self._waiting: dict[object, None] = {}  # first come, first served
 
-    def reserve(self) -> Generator[float, None, None]:
-        """Yield the seconds to sleep, again and again, until a request may be sent. Close it where none is sent."""
-        mine = object()
-        self._waiting[mine] = None
-        try:
-            while (seconds := self._seconds_left(mine)) > 0:
-                yield seconds
-            self._free_at = self._clock() + self._interval
-        finally:
-            del self._waiting[mine]
+    def reserve(self) -> float:
+        """Return 0 where a request may be sent, and is; else the seconds to wait before this is asked again."""
+        now = self._clock()
+        seconds = max(self._free_at, self._paused_until) - now
+        if seconds > 0:
+            return seconds
+        self._free_at = now + self._interval
+        return 0.0
 
     def pause(self, seconds: float) -> None:
         """Let no request be sent for so long, those that wait already included."""
@@ -140,8 +137,3 @@ class RateReservation:
     def pause_left(self) -> float:
         """Seconds until a pause ends; 0 where there is none."""
         return max(self._paused_until - self._clock(), 0.0)
-
-    def _seconds_left(self, mine: object) -> float:
-        now = self._clock()
-        ahead = list(self._waiting).index(mine)
-        return max(self._free_at, self._paused_until, now) + ahead * self._interval - now

@@ -5,9 +5,10 @@ shows to have ended, or does not show, is asked for by itself. So the list never
 on, and even that is checked: one gate after the other asks for its own job too, the next list is compared with its
 answer, and where the list proves to be behind, or fails, all of them ask for themselves for a while.
 
-Airflow 3.3 can share a stream of events between triggers (``BaseEventTrigger.shared_stream_key``). It was tried beside
-this in ``tests/benchmark``, and is not used: it is not there on other versions, a poll that fails ends every gate that
-shares it, a late gate sees nothing of what came before, and such triggers cannot be assigned to a triggerer's queue.
+Airflow 3.3 can share a stream of events between triggers (``BaseEventTrigger.shared_stream_key``). It was measured
+beside this (``docs/benchmarks.md`` of release 1.0.0), and is not used: it cost as much, it is not there on other
+versions, a poll that fails ends every gate that shares it, a late gate sees nothing of what came before, and such
+triggers cannot be assigned to a triggerer's queue.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
+from typing import Any
 
-from airflow_provider_importprog.api.client import JobList
-from airflow_provider_importprog.api.model import Brief, ImportJob, ImportState
+from airflow_provider_importprog.api.client import JobList, Progress
+from airflow_provider_importprog.api.model import ImportJob, ImportState
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +35,13 @@ _FEWEST_GATES = 2
 _GATES_A_PAGE = 10
 _JOBS_A_GATE = 100
 # One in so many gates asks for itself at each list.
-_GATES_A_CHECK = 100
+_GATES_A_CHECK = 200
 # A list that failed is asked for again after so many intervals, then after twice as many.
 _FIRST_REST = 2
 _LONGEST_REST = 16
 # A list that does not show a job which the server knows will not be worth asking.
 _MOST_MISSED = 2
-_SPREAD = 1.1
+_SPREAD = 1.05
 
 _ENDED = frozenset({ImportState.COMPLETED, ImportState.FAILED})
 
@@ -78,8 +81,13 @@ class SharedList:
         if not self._gates and self._under_way is not None:
             self._under_way.cancel()
 
+    @property
+    def of_use(self) -> bool:
+        """Whether gates share the list now: there are enough of them, and it does not rest after a failure."""
+        return len(self._gates) >= _FEWEST_GATES and monotonic() >= self._rest_until
+
     async def newer(self, than: float, interval: float) -> Listing | None:
-        """Return a list that was asked for later than that, or None where a gate had better ask for itself.
+        """Return a list that was asked for later than that, or None where none is to be had.
 
         :param than: in seconds of the monotonic clock.
         :param interval: seconds; who asks does so about as often.
@@ -87,8 +95,6 @@ class SharedList:
         if self._latest is not None and self._latest.asked_at > than:
             return self._latest
         if self._under_way is None:
-            if len(self._gates) < _FEWEST_GATES or monotonic() < self._rest_until:
-                return None
             # A task of its own: the gate that happens to begin it may be cancelled, and the others wait for it too.
             self._under_way = asyncio.create_task(self._list(interval))
             self._under_way.add_done_callback(self._arrived)
@@ -118,7 +124,7 @@ class SharedList:
         if checks:  # else it is not known to be any better than the last one
             self._failures = 0
         self._latest = listing
-        for gate in list(self._gates)[: -(-len(self._gates) // _GATES_A_CHECK)]:
+        for gate in list(islice(self._gates, -(-gates // _GATES_A_CHECK))):
             gate.check_at = asked_at
             self._gates[gate] = self._gates.pop(gate)
         return listing
@@ -138,11 +144,11 @@ class Poller:
     """Polls one gate's import job: in the shared list, or by itself.
 
     :param interval: seconds between two polls.
-    :param ask: asks for the job itself, without its files where its argument says so.
+    :param ask: asks the server for the job itself.
     """
 
     def __init__(
-        self, shared: SharedList, job_id: str, interval: float, ask: Callable[[Brief], Awaitable[ImportJob]]
+        self, shared: SharedList, job_id: str, interval: float, ask: Callable[[Progress], Awaitable[ImportJob]]
     ) -> None:
         #: The list that was asked for then is to be checked by asking for the job itself. Seconds, monotonic.
         self.check_at = 0.0
@@ -160,32 +166,31 @@ class Poller:
     def __exit__(self, *exc_info: object) -> None:
         self._shared.leave(self)
 
-    async def poll(self, waits: Brief) -> ImportJob:
-        """Return the import job, without its files where a gate would wait on.
+    async def poll(self, call: Progress) -> ImportJob:
+        """Return the import job that a call asks for; from the list, without its files, where a gate would wait on.
 
-        :param waits: whether a gate would wait on for a job like this.
         :raises ImportProgressException: the job itself was asked for, and no good answer came.
         """
-        listing = listed = None
-        if self._missed < _MOST_MISSED:
-            listing = await self._shared.newer(monotonic() - self._interval, self._interval)
-            listed = listing and listing.jobs.get(self._job_id)
         self._seen_at = 0.0
-        if listing and listed:
+        if self._missed == _MOST_MISSED or not self._shared.of_use:
+            return await self._ask(call)
+        listing = await self._shared.newer(monotonic() - self._interval, self._interval)
+        if listing is None:
+            return await self._ask(call)
+        listed, checks = listing.jobs.get(self._job_id), self.check_at == listing.asked_at
+        if listed and not checks and call.brief and call.brief(listed):
             self._missed = 0
-            if waits(listed) and self.check_at != listing.asked_at:
-                self._seen_at = listing.asked_at
-                return listed
-        job = await self._ask(waits)
-        if listing and self.check_at == listing.asked_at:
+            self._seen_at = listing.asked_at
+            return listed
+        job = await self._ask(call)
+        if checks:
             self._shared.checked(job)
-        if listing and not listed:
-            self._missed += 1
-            if self._missed == _MOST_MISSED:
-                self._shared.leave(self)
+        self._missed = 0 if listed else self._missed + 1
+        if self._missed == _MOST_MISSED:
+            self._shared.leave(self)
         return job
 
-    async def pause(self, delay: float) -> None:
+    def pause(self, delay: float) -> Coroutine[Any, Any, None]:
         """Sleep until the next poll.
 
         :param delay: seconds from when that was asked for which the last poll returned.
@@ -193,7 +198,7 @@ class Poller:
         if self._seen_at:
             # A little more, or all who saw the same list would wake at once, and hold the event loop.
             delay = delay * random.uniform(1.0, _SPREAD) + self._seen_at - monotonic()  # noqa: S311 (guards nothing)
-        await asyncio.sleep(delay)
+        return asyncio.sleep(delay)
 
 
 def _is_behind(listing: Listing, said: ImportJob) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
-from airflow_provider_importprog.verdict import OPENS_AT
+
+if TYPE_CHECKING:
+    from airflow_provider_importprog.api.protocol import NewImportJob
 
 # Seconds; a timedelta, and so a deferral, can hold no more.
 _LONGEST = timedelta.max.total_seconds()
-WAIT_FOR = tuple(OPENS_AT)
+#: The keys of `verdict.OPENS_AT`, which a DAG file need not load.
+WAIT_FOR = ("completed", "uncommitted")
 # In bytes; what Milvus takes.
 _LONGEST_KEY = 256
 
@@ -173,6 +175,8 @@ def new_import_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def new_import(**fields: Any) -> NewImportJob:
     """Check what a user wants imported, before anything is sent."""
+    from airflow_provider_importprog.api.protocol import NewImportJob  # a DAG file that has a sensor needs none of it
+
     new = NewImportJob(**new_import_fields(fields))
     sources = [name for name in ("files", "object_urls", "volume_name") if getattr(new, name) is not None]
     if len(sources) != 1:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowFailException,
     AirflowNotFoundException,
 )
 
-from airflow_provider_importprog.api import errors
-from airflow_provider_importprog.api.model import ImportJob
+if TYPE_CHECKING:
+    from airflow_provider_importprog.api.errors import ImportApiError
+    from airflow_provider_importprog.api.model import ImportJob
 
 
 class ImportProgressException(AirflowException):
@@ -81,11 +84,13 @@ class ImportConnectionNotFound(ImportSettingInvalid, AirflowNotFoundException):
     """There is no connection of this id."""
 
 
-def from_api_error(error: errors.ImportApiError, message: str) -> ImportProgressException:
+def from_api_error(error: ImportApiError, message: str) -> ImportProgressException:
     """Say what an error of the import API means for a task that asked once.
 
     :param message: the error's own, without what must not be shown.
     """
+    from airflow_provider_importprog.api import errors  # a DAG file that has a sensor needs none of them
+
     if isinstance(error, errors.JobUnknown):
         return ImportJobUnknown(message)
     if isinstance(error, errors.JobIdInvalid):

@@ -1,20 +1,20 @@
 """Each call to a server: which request comes next, and what the answers add up to.
 
-A call is a generator that yields requests, takes responses, and returns its result. A client only carries the one to
-the server and the other back, so the blocking and the asynchronous client cannot differ::
+A call is a value. It names no server, so it can be made before one is known, and carried out more than once. Carried
+out, it yields requests, takes responses, and returns its result. A client only carries the one to the server and the
+other back, so the blocking and the asynchronous client cannot differ::
 
-    call = api.progress("job-1")
-    request = advance(call)
-    advance(call, send(request)).result  # the ImportJob, where no more requests are needed
+    steps = Progress("job-1").steps(ImportApi(address))
+    request = advance(steps)
+    advance(steps, send(request)).result  # the ImportJob, where no more requests are needed
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
-from copy import copy
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from airflow_provider_importprog.api import v1, v2
 from airflow_provider_importprog.api.errors import (
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 ApiVersion = Literal["auto", "v1", "v2"]
 
 T = TypeVar("T")
-#: What a client runs: it sends each request and hands back the response.
-Call = Generator[Request, Response, T]
+#: A call that is being carried out: it yields requests, and takes the responses.
+Steps = Generator[Request, Response, T]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Done(Generic[T]):
     result: T
 
 
-def advance(call: Call[T], answer: Response | ImportApiError | None = None) -> Request | Done[T]:
+def advance(steps: Steps[T], answer: Response | ImportApiError | None = None) -> Request | Done[T]:
     """Return a call's next request, or its result.
 
     :param answer: what came of its last request; None before the first.
@@ -53,8 +53,8 @@ def advance(call: Call[T], answer: Response | ImportApiError | None = None) -> R
     """
     try:
         if answer is None:
-            return next(call)
-        return call.throw(answer) if isinstance(answer, ImportApiError) else call.send(answer)
+            return next(steps)
+        return steps.throw(answer) if isinstance(answer, ImportApiError) else steps.send(answer)
     except StopIteration as end:
         return Done(end.value)
 
@@ -117,39 +117,6 @@ class Probe:
     listing: ImportApiError | None = None
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """One of the two ways to end a two-phase import.
-
-    :param done: the states in which it has been done already.
-    :param advice: what a person can do where the server refuses, by the job's state.
-    """
-
-    verb: str
-    done: frozenset[ImportState]
-    advice: Mapping[ImportState, str]
-
-
-_COMMIT = _Ending(
-    "commit",
-    frozenset({ImportState.COMMITTING, ImportState.COMPLETED}),
-    {
-        ImportState.PENDING: "Wait until it is uncommitted, and commit it then.",
-        ImportState.IMPORTING: "Wait until it is uncommitted, and commit it then.",
-        ImportState.UNCOMMITTED: "Try again.",
-        ImportState.FAILED: "A failed or aborted import cannot be committed: import again.",
-    },
-)
-_ABORT = _Ending(
-    "abort",
-    frozenset({ImportState.FAILED}),
-    {
-        ImportState.UNCOMMITTED: "Try again.",
-        ImportState.COMMITTING: "Its rows are about to be visible: delete them in the collection.",
-        ImportState.COMPLETED: "Its rows are visible: delete them in the collection.",
-    },
-)
-
 # In the order in which "auto" asks: v1 is the seed's API.
 _DIALECTS: tuple[Dialect, ...] = (v1, v2)
 _PAGE_SIZE = 100
@@ -157,22 +124,8 @@ _PAGE_SIZE = 100
 _NO_JOB = "0"
 
 
-@dataclass
-class _Served:
-    """What is known of a server, and shared by all views of its API.
-
-    :param dialects: those that it may serve.
-    :param progress_paths: by a dialect's name, those that it may serve.
-    """
-
-    dialects: tuple[Dialect, ...]
-    progress_paths: dict[str, tuple[str, ...]] = field(
-        default_factory=lambda: {dialect.NAME: dialect.PROGRESS_PATHS for dialect in _DIALECTS}
-    )
-
-
 class ImportApi:
-    """The import API of one server. Its methods return calls, which a client runs.
+    """What is known of the import API of one server.
 
     :param address: which part of the deployment to ask when a call names no cluster.
     :param version: the dialect to use. ``auto`` asks v1 first and stays with v2 once the server has shown that it
@@ -181,177 +134,50 @@ class ImportApi:
     """
 
     def __init__(self, address: Address, version: ApiVersion = "auto", redact: Redact | None = None) -> None:
-        self._address = address
-        self._redact: Redact = redact or _RedactNothing()
-        self._served = _Served(tuple(dialect for dialect in _DIALECTS if version in ("auto", dialect.NAME)))
-        self._only_two_phase = False
+        self.address = address
+        self.redact: Redact = redact or _RedactNothing()
+        #: Those that the server may serve.
+        self.dialects = tuple(dialect for dialect in _DIALECTS if version in ("auto", dialect.NAME))
+        #: By a dialect's name, those that the server may serve.
+        self.progress_paths = {dialect.NAME: dialect.PROGRESS_PATHS for dialect in _DIALECTS}
 
-    @property
-    def two_phase(self) -> ImportApi:
-        """The same API in those dialects that show whether an import awaits its commit; itself where all do."""
-        if self._only_two_phase or all(dialect.TWO_PHASE for dialect in self._served.dialects):
-            return self
-        view = copy(self)  # what is learned of the server is learned by both
-        view._only_two_phase = True
-        return view
-
-    def progress(self, job_id: str, cluster_id: str | None = None, brief: Brief | None = None) -> Call[ImportJob]:
-        """Ask how far an import job is.
-
-        :param brief: says of the job whether its files may be left out; None for never.
-        :raises JobUnknown: the server has no record of it.
-        :raises JobIdInvalid: the server cannot read the id.
-        :raises ImportApiError: any other answer that is not a good one.
-        """
-        address = self._at(cluster_id)
-        return (yield from self._in_a_dialect(lambda dialect: self._progress(dialect, address, job_id, brief)))
-
-    def list_jobs(
-        self, collection_name: str | None = None, cluster_id: str | None = None, max_pages: int | None = None
-    ) -> Call[JobList]:
-        """Ask for every import job of a cluster, page by page.
-
-        :param collection_name: only this collection's jobs.
-        :param max_pages: stop after so many pages of 100 jobs, though there are more; None asks for all.
-        """
-        address = self._at(cluster_id)
-
-        def ask(dialect: Dialect) -> Call[JobList]:
-            jobs: dict[str, ImportJob] = {}
-            page, shows_progress = 1, False
-            while True:
-                request = dialect.list_request(address, collection_name, page, _PAGE_SIZE)
-                found = dialect.parse_list((yield from self._ask(request)))
-                shows_progress = shows_progress or found.shows_progress
-                known = len(jobs)
-                jobs.update((job.job_id, job) for job in found.jobs)
-                # A server may answer shorter pages than asked for, the same ones again, or as its count that of
-                # the page.
-                more = len(found.jobs) == _PAGE_SIZE or (found.total is not None and len(jobs) < found.total)
-                if not more or len(jobs) == known or page == max_pages:
-                    break
-                page += 1
-            wanted = [self._redact.job(job) for job in jobs.values() if collection_name in (None, job.collection_name)]
-            return JobList(wanted, shows_progress)
-
-        return (yield from self._in_a_dialect(ask))
-
-    def create(self, new: NewImportJob, cluster_id: str | None = None) -> Call[str]:
-        """Submit an import job and return its id."""
-        address = self._at(cluster_id)
-
-        def ask(dialect: Dialect) -> Call[str]:
-            return dialect.parse_create((yield from self._ask(dialect.create_request(address, new))))
-
-        return (yield from self._in_a_dialect(ask))
-
-    def commit(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
-        """Make the rows of an uncommitted import job visible. One that is committed already counts as done."""
-        return (yield from self._end(_COMMIT, job_id, cluster_id))
-
-    def abort(self, job_id: str, cluster_id: str | None = None) -> Call[None]:
-        """Drop the rows of an uncommitted import job. One that has failed already counts as done."""
-        return (yield from self._end(_ABORT, job_id, cluster_id))
-
-    def refresh_load(self, collection_name: str) -> Call[None]:
-        """Have a loaded collection show the rows that it has gained. On v2, whatever else the server serves.
-
-        :raises Unsupported: there is no such call here.
-        """
-        dialect = self._served.dialects[-1]  # of "auto", v2
-        try:
-            yield from self._ask(dialect.refresh_load_request(self._address, collection_name))
-        except DialectNotServed as error:
-            raise Unsupported(
-                f"{error} Older servers, and the control plane of Zilliz Cloud, cannot refresh what is loaded of a "
-                "collection."
-            ) from None
-
-    def probe(self) -> Call[dict[str, Probe]]:
-        """Ask each dialect for what gates and operators use: the progress of a job that cannot exist, and the list.
-
-        :return: by the dialect's name, what came of it.
-        """
-        found: dict[str, Probe] = {}
-        for dialect in self._served.dialects:
-            progress = listing = None
-            try:
-                yield from self._progress(dialect, self._address, _NO_JOB)
-            except (JobUnknown, JobIdInvalid, Refused):
-                pass  # the API's own words
-            except ImportApiError as error:
-                progress = error
-            if progress is None or isinstance(progress, NotPermitted):
-                try:
-                    dialect.parse_list((yield from self._ask(dialect.list_request(self._address, None, 1, 1))))
-                except ImportApiError as error:
-                    listing = error
-            found[dialect.NAME] = Probe(progress, listing)
-        return found
-
-    def _progress(self, dialect: Dialect, address: Address, job_id: str, brief: Brief | None = None) -> Call[ImportJob]:
-        """Ask on each path that the server may serve until one is, and stay with it."""
-        paths, not_served = self._served.progress_paths, None
-        for path in paths[dialect.NAME]:
-            try:
-                data = yield from self._ask(dialect.progress_request(address, job_id, path))
-            except DialectNotServed as error:
-                not_served = not_served or error
-                continue
-            except (JobUnknown, JobIdInvalid):
-                paths[dialect.NAME] = (path,)
-                raise
-            job = dialect.parse_progress(data, job_id, brief)
-            paths[dialect.NAME] = (path,)
-            return self._redact.job(job)
-        assert not_served is not None  # noqa: S101 (there is a path)
-        raise not_served
-
-    def _end(self, ending: _Ending, job_id: str, cluster_id: str | None) -> Call[None]:
-        address = self._at(cluster_id)
-
-        def ask(dialect: Dialect) -> Call[None]:
-            try:
-                yield from self._ask(dialect.end_request(address, job_id, ending.verb))
-                return
-            except ImportApiError as error:
-                if not (error.in_doubt or isinstance(error, (Refused, DialectNotServed))):
-                    raise
-                trouble = error
-            # Older servers refuse what is done already, and one that gave up may have done it: the job says more.
-            try:
-                job = yield from self._progress(dialect, address, job_id)
-            except ImportApiError as error:
-                if isinstance(error, JobUnknown) and isinstance(trouble, DialectNotServed):
-                    raise _no_two_phase(trouble) from None
-                raise trouble from None
-            if isinstance(trouble, DialectNotServed):
-                raise _no_two_phase(trouble)
-            if job.state in ending.done:
-                return
-            words = f"{str(trouble).rstrip('.')}. Import job {job_id} is {job.state}"
-            if trouble.in_doubt:
-                trouble.args = (f"{words}; whether the {ending.verb} is still to come is not known.",)
-            else:
-                trouble.args = (f"{words}. {ending.advice.get(job.state, '')}".rstrip(),)
-            raise trouble
-
-        return (yield from self._in_a_dialect(ask))
-
-    def _ask(self, request: Request) -> Call[Any]:
+    def ask(self, request: Request) -> Steps[Any]:
         """Send one request and return the ``data`` of a good answer."""
-        return read(request, (yield request), self._redact)
+        return read(request, (yield request), self.redact)
 
-    def _at(self, cluster_id: str | None) -> Address:
-        return replace(self._address, cluster_id=cluster_id) if cluster_id else self._address
+    def settle(self, dialect: Dialect, passed: Sequence[ImportApiError]) -> None:
+        """Stay with a dialect that was answered, where every one before it proved not to be served."""
+        if passed and not any(isinstance(error, (Unsupported, JobUnknown)) for error in passed):
+            log.info("This server does not serve the %s import API; using %s.", v1.NAME, dialect.NAME)
+            self.dialects = (dialect,)
 
-    def _in_a_dialect(self, ask: Callable[[Dialect], Call[T]]) -> Call[T]:
-        """Ask in each dialect until one is served, and stay with that one."""
-        dialects = [one for one in self._served.dialects if one.TWO_PHASE or not self._only_two_phase]
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One call to a server.
+
+    :param cluster_id: asked instead of the address's own.
+    :param two_phase: ask only in a dialect that shows whether an import awaits its commit.
+    """
+
+    cluster_id: str | None = field(default=None, kw_only=True)
+    two_phase: bool = field(default=False, kw_only=True)
+
+    #: What it is about; a format of the call.
+    SUBJECT: ClassVar[str]
+
+    def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[T]:
+        """Carry it out in one dialect."""
+        raise NotImplementedError
+
+    def steps(self, api: ImportApi) -> Steps[T]:
+        """Carry it out in each dialect until one is served, and stay with that one."""
+        address = replace(api.address, cluster_id=self.cluster_id) if self.cluster_id else api.address
+        dialects = [one for one in api.dialects if one.TWO_PHASE or not self.two_phase]
         passed: list[ImportApiError] = []
         for dialect in dialects:
             try:
-                answer = yield from ask(dialect)
+                answer = yield from self.ask(api, dialect, address)
             except (DialectNotServed, Unsupported) as error:
                 passed.append(error)
             except ImportApiError as error:
@@ -360,10 +186,10 @@ class ImportApi:
                     passed.append(error)
                     continue
                 if isinstance(error, (JobUnknown, JobIdInvalid)):
-                    self._settle(dialect, passed)
+                    api.settle(dialect, passed)
                 raise
             else:
-                self._settle(dialect, passed)
+                api.settle(dialect, passed)
                 return answer
         own = [error for error in passed if not isinstance(error, (DialectNotServed, Unsupported))]
         if own:
@@ -371,11 +197,199 @@ class ImportApi:
         # A proxy in trouble may say "not found" to every path, so nothing is concluded from that.
         raise type(passed[-1])(" ".join(str(error) for error in passed)) from passed[-1]
 
-    def _settle(self, dialect: Dialect, passed: Sequence[ImportApiError]) -> None:
-        """Stay with a dialect that was answered, where every one before it proved not to be served."""
-        if passed and not any(isinstance(error, (Unsupported, JobUnknown)) for error in passed):
-            log.info("This server does not serve the %s import API; using %s.", v1.NAME, dialect.NAME)
-            self._served.dialects = (dialect,)
+
+@dataclass(frozen=True)
+class Progress(Call[ImportJob]):
+    """Ask how far an import job is.
+
+    :param brief: says of the job whether its files may be left out; None for never.
+    :raises JobUnknown: the server has no record of it.
+    :raises JobIdInvalid: the server cannot read the id.
+    :raises ImportApiError: any other answer that is not a good one.
+    """
+
+    job_id: str
+    brief: Brief | None = None
+
+    SUBJECT = "import job {0.job_id}"
+
+    def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[ImportJob]:
+        """Ask on each path that the server may serve until one is, and stay with it."""
+        paths, not_served = api.progress_paths, None
+        for path in paths[dialect.NAME]:
+            try:
+                data = yield from api.ask(dialect.progress_request(address, self.job_id, path))
+            except DialectNotServed as error:
+                not_served = not_served or error
+                continue
+            except (JobUnknown, JobIdInvalid):
+                paths[dialect.NAME] = (path,)
+                raise
+            job = dialect.parse_progress(data, self.job_id, self.brief)
+            paths[dialect.NAME] = (path,)
+            return api.redact.job(job)
+        assert not_served is not None  # noqa: S101 (there is a path)
+        raise not_served
+
+
+@dataclass(frozen=True)
+class ListJobs(Call[JobList]):
+    """Ask for every import job of a cluster, page by page.
+
+    :param collection_name: only this collection's jobs.
+    :param max_pages: stop after so many pages of 100 jobs, though there are more; None asks for all.
+    """
+
+    collection_name: str | None = None
+    max_pages: int | None = None
+
+    SUBJECT = "its import jobs"
+
+    def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[JobList]:
+        jobs: dict[str, ImportJob] = {}
+        page, shows_progress = 1, False
+        while True:
+            request = dialect.list_request(address, self.collection_name, page, _PAGE_SIZE)
+            found = dialect.parse_list((yield from api.ask(request)))
+            shows_progress = shows_progress or found.shows_progress
+            known = len(jobs)
+            jobs.update((job.job_id, job) for job in found.jobs)
+            # A server may answer shorter pages than asked for, the same ones again, or as its count that of the page.
+            more = len(found.jobs) == _PAGE_SIZE or (found.total is not None and len(jobs) < found.total)
+            if not more or len(jobs) == known or page == self.max_pages:
+                break
+            page += 1
+        wanted = [job for job in jobs.values() if self.collection_name in (None, job.collection_name)]
+        return JobList([api.redact.job(job) for job in wanted], shows_progress)
+
+
+@dataclass(frozen=True)
+class Create(Call[str]):
+    """Submit an import job and return its id."""
+
+    new: NewImportJob
+
+    SUBJECT = "a new import job of {0.new.collection_name!r}"
+
+    def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[str]:
+        return dialect.parse_create((yield from api.ask(dialect.create_request(address, self.new))))
+
+
+@dataclass(frozen=True)
+class _End(Call[None]):
+    """End a two-phase import in one of its two ways. What has been done already counts as done."""
+
+    job_id: str
+
+    VERB: ClassVar[str]
+    #: The states in which it has been done already.
+    DONE: ClassVar[frozenset[ImportState]]
+    #: What a person can do where the server refuses, by the job's state.
+    ADVICE: ClassVar[Mapping[ImportState, str]]
+
+    SUBJECT = "import job {0.job_id}"
+
+    def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[None]:
+        try:
+            yield from api.ask(dialect.end_request(address, self.job_id, self.VERB))
+            return
+        except ImportApiError as error:
+            if not (error.in_doubt or isinstance(error, (Refused, DialectNotServed))):
+                raise
+            trouble = error
+        # Older servers refuse what is done already, and one that gave up may have done it: the job says more.
+        try:
+            job = yield from Progress(self.job_id).ask(api, dialect, address)
+        except ImportApiError as error:
+            if isinstance(error, JobUnknown) and isinstance(trouble, DialectNotServed):
+                raise _no_two_phase(trouble) from None
+            raise trouble from None
+        if isinstance(trouble, DialectNotServed):
+            raise _no_two_phase(trouble)
+        if job.state in self.DONE:
+            return
+        words = f"{str(trouble).rstrip('.')}. Import job {self.job_id} is {job.state}"
+        if trouble.in_doubt:
+            trouble.args = (f"{words}; whether the {self.VERB} is still to come is not known.",)
+        else:
+            trouble.args = (f"{words}. {self.ADVICE.get(job.state, '')}".rstrip(),)
+        raise trouble
+
+
+class Commit(_End):
+    """Make the rows of an uncommitted import job visible. One that is committed already counts as done."""
+
+    VERB = "commit"
+    DONE = frozenset({ImportState.COMMITTING, ImportState.COMPLETED})
+    ADVICE: ClassVar = {
+        ImportState.PENDING: "Wait until it is uncommitted, and commit it then.",
+        ImportState.IMPORTING: "Wait until it is uncommitted, and commit it then.",
+        ImportState.UNCOMMITTED: "Try again.",
+        ImportState.FAILED: "A failed or aborted import cannot be committed: import again.",
+    }
+
+
+class Abort(_End):
+    """Drop the rows of an uncommitted import job. One that has failed already counts as done."""
+
+    VERB = "abort"
+    DONE = frozenset({ImportState.FAILED})
+    ADVICE: ClassVar = {
+        ImportState.UNCOMMITTED: "Try again.",
+        ImportState.COMMITTING: "Its rows are about to be visible: delete them in the collection.",
+        ImportState.COMPLETED: "Its rows are visible: delete them in the collection.",
+    }
+
+
+@dataclass(frozen=True)
+class RefreshLoad(Call[None]):
+    """Have a loaded collection show the rows that it has gained. On v2, whatever else the server serves.
+
+    :raises Unsupported: there is no such call here.
+    """
+
+    collection_name: str
+
+    SUBJECT = "collection {0.collection_name!r}"
+
+    def steps(self, api: ImportApi) -> Steps[None]:
+        dialect = api.dialects[-1]  # of "auto", v2
+        try:
+            yield from api.ask(dialect.refresh_load_request(api.address, self.collection_name))
+        except DialectNotServed as error:
+            raise Unsupported(
+                f"{error} Older servers, and the control plane of Zilliz Cloud, cannot refresh what is loaded of a "
+                "collection."
+            ) from None
+
+
+class ProbeDialects(Call[dict[str, Probe]]):
+    """Ask each dialect for what gates and operators use: the progress of a job that cannot exist, and the list.
+
+    It returns, by the dialect's name, what came of it.
+    """
+
+    SUBJECT = "this connection"
+
+    def steps(self, api: ImportApi) -> Steps[dict[str, Probe]]:
+        found: dict[str, Probe] = {}
+        for dialect in api.dialects:
+            progress = listing = None
+            try:
+                yield from Progress(_NO_JOB).ask(api, dialect, api.address)
+            except (JobUnknown, JobIdInvalid, Refused):
+                pass  # the API's own words
+            except ImportApiError as error:
+                progress = error
+                error.args = (api.redact(str(error)),)
+            if progress is None or isinstance(progress, NotPermitted):
+                try:
+                    dialect.parse_list((yield from api.ask(dialect.list_request(api.address, None, 1, 1))))
+                except ImportApiError as error:
+                    listing = error
+                    error.args = (api.redact(str(error)),)
+            found[dialect.NAME] = Probe(progress, listing)
+        return found
 
 
 def _no_two_phase(error: DialectNotServed) -> Unsupported:

@@ -7,12 +7,12 @@ The two hooks share everything but the waiting: the requests, the answers and th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import requests
@@ -22,10 +22,21 @@ from airflow_provider_importprog import _validation, get_provider_info
 from airflow_provider_importprog._async_client import AsyncClient
 from airflow_provider_importprog._blocking_client import BlockingClient
 from airflow_provider_importprog._connection import CONN_TYPE, ImportConnection
-from airflow_provider_importprog._redaction import Redactor, Secrets
+from airflow_provider_importprog._redaction import Secrets
 from airflow_provider_importprog._shared_list import Poller
-from airflow_provider_importprog.api import ImportApi, ImportJob, NewImportJob
-from airflow_provider_importprog.api.client import Call, JobList, Probe
+from airflow_provider_importprog.api import ImportJob, NewImportJob
+from airflow_provider_importprog.api.client import (
+    Abort,
+    Call,
+    Commit,
+    Create,
+    JobList,
+    ListJobs,
+    Probe,
+    ProbeDialects,
+    Progress,
+    RefreshLoad,
+)
 from airflow_provider_importprog.api.errors import (
     ImportApiError,
     NotAuthenticated,
@@ -46,9 +57,9 @@ if TYPE_CHECKING:
     from airflow_provider_importprog._storage import StorageKeys
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 DEFAULT_CONN_ID = "importprog_default"
-_NO_SECRETS = Secrets()
 
 
 class ImportProgressHook(BaseHook):
@@ -116,12 +127,7 @@ class ImportProgressHook(BaseHook):
         :raises ImportApiUnreachable: no good answer came.
         :raises ImportApiRefused: the API refused in its own words.
         """
-        job_id = _validation.job_id(job_id)
-        if two_phase:
-            self._client.settings.check_two_phase()
-        return self._ask(
-            lambda api: (api.two_phase if two_phase else api).progress(job_id, cluster_id), what=f"import job {job_id}"
-        )
+        return self._run(Progress(_validation.job_id(job_id), cluster_id=cluster_id, two_phase=two_phase))
 
     def list_import_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> list[ImportJob]:
         """Ask for all import jobs that the server has a record of. They come without their files.
@@ -130,7 +136,7 @@ class ImportProgressHook(BaseHook):
 
         :param collection_name: only this collection's jobs.
         """
-        return self._ask(lambda api: api.list_jobs(collection_name, cluster_id), what="its import jobs").jobs
+        return self._run(ListJobs(collection_name, cluster_id=cluster_id)).jobs
 
     def create_import_job(
         self,
@@ -182,11 +188,7 @@ class ImportProgressHook(BaseHook):
 
     def create(self, new: NewImportJob, cluster_id: str | None = None) -> str:
         """Submit an import job that is checked already, and return its id. See :meth:`create_import_job`."""
-        return self._ask(
-            lambda api: api.create(new, cluster_id),
-            what=f"a new import job of {new.collection_name!r}",
-            secrets=_secrets_of(new),
-        )
+        return self._run(Create(new, cluster_id=cluster_id))
 
     def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """Make the rows of an uncommitted import job visible. Milvus 3.0 and later.
@@ -196,8 +198,7 @@ class ImportProgressHook(BaseHook):
 
         :raises ImportApiRefused: it cannot be committed as it is, or the server is too old.
         """
-        job_id = _validation.job_id(job_id)
-        self._ask(lambda api: api.commit(job_id, cluster_id), what=f"import job {job_id}")
+        return self._run(Commit(_validation.job_id(job_id), cluster_id=cluster_id))
 
     def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
         """End an import job that is not committed, and drop its rows. Milvus 3.0 and later.
@@ -207,8 +208,7 @@ class ImportProgressHook(BaseHook):
 
         :raises ImportApiRefused: it cannot be aborted as it is, or the server is too old.
         """
-        job_id = _validation.job_id(job_id)
-        self._ask(lambda api: api.abort(job_id, cluster_id), what=f"import job {job_id}")
+        return self._run(Abort(_validation.job_id(job_id), cluster_id=cluster_id))
 
     def refresh_load(self, collection_name: str) -> None:
         """Have a loaded collection show the rows that it has gained since it was loaded.
@@ -219,14 +219,13 @@ class ImportProgressHook(BaseHook):
         :raises ImportApiRefused: the collection is not loaded, say, or the server has no such call: an old Milvus,
             and the control plane of Zilliz Cloud, have none.
         """
-        collection_name = _validation.collection_name(collection_name)
-        self._ask(lambda api: api.refresh_load(collection_name), what=f"collection {collection_name!r}")
+        return self._run(RefreshLoad(_validation.collection_name(collection_name)))
 
     def test_connection(self) -> tuple[bool, str]:
         """Say whether the server can be reached, accepts the token, and which dialects it serves."""
         try:
-            found = self._ask(lambda api: api.probe(), what="this connection")
-            return _describe_probe(self._client.settings, self._client.redactor, found)
+            found = self._run(ProbeDialects())
+            return _describe_probe(self._client.settings, found)
         except Exception as error:
             return False, _without_id(error, self.importprog_conn_id)
 
@@ -257,14 +256,10 @@ class ImportProgressHook(BaseHook):
 
         return storage_keys(self.storage_conn_id)
 
-    def _ask(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets = _NO_SECRETS) -> T:
-        """Run a call, and once more where the token has been rotated since the connection was read.
-
-        :param what: what it asks about.
-        :param secrets: what this call tells the server.
-        """
+    def _run(self, call: Call[T]) -> T:
+        """Carry a call out, and once more where the token has been rotated since the connection was read."""
         try:
-            return self._run(call, what, secrets)
+            return self._carry_out(call)
         except ImportApiUnauthorized as error:
             unauthorized = error
         try:
@@ -275,16 +270,18 @@ class ImportProgressHook(BaseHook):
         if settings == self._client.settings:
             raise unauthorized
         self._client = BlockingClient(settings)
-        return self._run(call, what, secrets)
+        return self._carry_out(call)
 
-    def _run(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets) -> T:
-        client, withheld = self._client, ""
+    def _carry_out(self, call: Call[T]) -> T:
+        client, keys, unread = self._client, None, None
+        if call.two_phase:
+            client.settings.check_two_phase()
         try:
             keys = self.storage_keys
         except Exception as error:
-            keys, withheld = None, _sentence_in_place(what, self.storage_conn_id, error)
-        with client.redactor.adding(secrets), client.redactor.adding(_secrets_of_keys(keys)), _withholding(withheld):
-            return _without_words(client.run(call(client.api)), withheld)
+            unread = error
+        with client.redactor.adding(_secrets_of(call, keys)), _withholding(call, self.storage_conn_id, unread) as words:
+            return words(client.run(call))
 
     def _read(self) -> ImportConnection:
         try:
@@ -296,6 +293,19 @@ class ImportProgressHook(BaseHook):
     @cached_property
     def _client(self) -> BlockingClient:
         return BlockingClient(self._read())
+
+
+def _awaited(
+    method: Callable[Concatenate[ImportProgressHook, P], T],
+) -> Callable[Concatenate[ImportProgressAsyncHook, P], Coroutine[Any, Any, T]]:
+    """Return a method of the blocking hook as a coroutine: what runs its call is awaited, and nothing else differs."""
+
+    @wraps(method)
+    async def coroutine(self: ImportProgressAsyncHook, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: Awaitable[T] = cast("Any", method)(self, *args, **kwargs)
+        return await result
+
+    return coroutine
 
 
 class ImportProgressAsyncHook(BaseHook):
@@ -335,233 +345,171 @@ class ImportProgressAsyncHook(BaseHook):
             await self._entered.aclose()
             self._entered = None
 
-    @asynccontextmanager
-    async def poller(
-        self, job_id: str | int, cluster_id: str | None, interval: float, *, two_phase: bool = False
-    ) -> AsyncIterator[JobPoller]:
-        """Poll an import job, along with all others of the same cluster.
-
-        :param interval: seconds between two polls.
-        :param two_phase: as for :meth:`get_import_progress`.
-        """
-        job_id = _validation.job_id(job_id)
-
-        def join(client: AsyncClient) -> AbstractContextManager[Poller]:
-            return client.poller(job_id, cluster_id, interval, two_phase)
-
-        poller = JobPoller(self, f"import job {job_id}", join, two_phase)
-        try:
-            yield poller
-        finally:
-            await poller.leave()
-
-    async def get_import_progress(
-        self, job_id: str | int, cluster_id: str | None = None, *, two_phase: bool = False
-    ) -> ImportJob:
-        """See :meth:`ImportProgressHook.get_import_progress`."""
-        job_id = _validation.job_id(job_id)
-        if two_phase:
-            (await self._settings()).check_two_phase()
-        return await self._ask(
-            lambda api: (api.two_phase if two_phase else api).progress(job_id, cluster_id), what=f"import job {job_id}"
-        )
+    get_import_progress = _awaited(ImportProgressHook.get_import_progress)
+    create_import_job = _awaited(ImportProgressHook.create_import_job)
+    create = _awaited(ImportProgressHook.create)
+    commit_import_job = _awaited(ImportProgressHook.commit_import_job)
+    abort_import_job = _awaited(ImportProgressHook.abort_import_job)
+    refresh_load = _awaited(ImportProgressHook.refresh_load)
 
     async def list_import_jobs(
         self, collection_name: str | None = None, cluster_id: str | None = None
     ) -> list[ImportJob]:
         """See :meth:`ImportProgressHook.list_import_jobs`."""
-        return (await self._ask(lambda api: api.list_jobs(collection_name, cluster_id), what="its import jobs")).jobs
-
-    async def create_import_job(
-        self,
-        collection_name: str,
-        *,
-        files: Sequence[str | Sequence[str]] | None = None,
-        object_urls: Sequence[str | Sequence[str]] | None = None,
-        volume_name: str | None = None,
-        data_paths: Sequence[str | Sequence[str]] | None = None,
-        partition_name: str | None = None,
-        access_key: str | None = None,
-        secret_key: str | None = None,
-        session_token: str | None = None,
-        options: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        cluster_id: str | None = None,
-    ) -> str:
-        """See :meth:`ImportProgressHook.create_import_job`."""
-        new = _validation.new_import(
-            collection_name=collection_name,
-            partition_name=partition_name,
-            files=files,
-            object_urls=object_urls,
-            volume_name=volume_name,
-            data_paths=data_paths,
-            access_key=access_key,
-            secret_key=secret_key,
-            session_token=session_token,
-            options=options,
-            idempotency_key=idempotency_key,
-        )
-        return await self.create(new, cluster_id)
-
-    async def create(self, new: NewImportJob, cluster_id: str | None = None) -> str:
-        """See :meth:`ImportProgressHook.create`."""
-        return await self._ask(
-            lambda api: api.create(new, cluster_id),
-            what=f"a new import job of {new.collection_name!r}",
-            secrets=_secrets_of(new),
-        )
-
-    async def commit_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
-        """See :meth:`ImportProgressHook.commit_import_job`."""
-        job_id = _validation.job_id(job_id)
-        await self._ask(lambda api: api.commit(job_id, cluster_id), what=f"import job {job_id}")
-
-    async def abort_import_job(self, job_id: str | int, cluster_id: str | None = None) -> None:
-        """See :meth:`ImportProgressHook.abort_import_job`."""
-        job_id = _validation.job_id(job_id)
-        await self._ask(lambda api: api.abort(job_id, cluster_id), what=f"import job {job_id}")
-
-    async def refresh_load(self, collection_name: str) -> None:
-        """See :meth:`ImportProgressHook.refresh_load`."""
-        collection_name = _validation.collection_name(collection_name)
-        await self._ask(lambda api: api.refresh_load(collection_name), what=f"collection {collection_name!r}")
+        return (await self._run(ListJobs(collection_name, cluster_id=cluster_id))).jobs
 
     async def test_connection(self) -> tuple[bool, str]:
         """See :meth:`ImportProgressHook.test_connection`."""
         try:
-            found = await self._ask(lambda api: api.probe(), what="this connection")
-            settings = await self._settings()
-            async with AsyncClient.shared(settings) as client:
-                return _describe_probe(settings, client.redactor, found)
+            found = await self._run(ProbeDialects())
+            return _describe_probe(await self._settings(), found)
         except Exception as error:
             return False, _without_id(error, self.importprog_conn_id)
 
-    async def _ask(self, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets = _NO_SECRETS) -> T:
-        """Run a call, and once more where the token has been rotated since the connection was read."""
-        settings = await self._settings()
-        try:
-            return await self._run(settings, call, what, secrets)
-        except ImportApiUnauthorized as error:
-            unauthorized = error
-        newer = await self._newer(settings)
-        if newer is None:
-            raise unauthorized
-        return await self._run(newer, call, what, secrets)
+    def poller(
+        self, job_id: str | int, cluster_id: str | None, interval: float, *, two_phase: bool = False
+    ) -> JobPoller:
+        """Poll an import job, along with all others of the same cluster. Enter what this returns (``async with``).
 
-    async def _run(
-        self, settings: ImportConnection, call: Callable[[ImportApi], Call[T]], what: str, secrets: Secrets
-    ) -> T:
-        withheld = await self._read_storage_keys(what)
-        async with AsyncClient.shared(settings) as client:
-            with client.redactor.adding(secrets), self._redacting(client, withheld), _withholding(withheld):
-                return _without_words(await client.run(call(client.api)), withheld)
+        :param interval: seconds between two polls.
+        :param two_phase: as for :meth:`get_import_progress`.
+        """
+        return JobPoller(self, _validation.job_id(job_id), cluster_id, interval, two_phase)
 
-    def _redacting(self, client: AsyncClient, withheld: str) -> AbstractContextManager[None]:
-        """Have a client that many share redact this hook's storage keys, or know that it cannot."""
-        return client.cannot_redact() if withheld else client.redactor.adding(_secrets_of_keys(self._storage_keys))
-
-    async def _read_storage_keys(self, what: str) -> str:
-        """Read the keys of the storage unless that is done; return what is shown in place of the server's words."""
-        if self.storage_conn_id is None or self._storage_keys is not None:
-            return ""
-        from airflow_provider_importprog._storage import async_storage_keys
-
-        try:
-            # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
-            self._storage_keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
-        except Exception as error:
-            return _sentence_in_place(what, self.storage_conn_id, error)
-        return ""
+    async def _run(self, call: Call[T]) -> T:
+        async with _Session(self) as session:
+            return await session.run(call)
 
     async def _settings(self) -> ImportConnection:
         if self._loaded is None:
             self._loaded = await _load(self.importprog_conn_id)
         return self._loaded
 
-    async def _newer(self, settings: ImportConnection) -> ImportConnection | None:
-        """Return what the connection holds by now, or None where nothing in it has changed."""
+    async def _has_changed(self, settings: ImportConnection) -> bool:
+        """Read the connection anew, and say whether it holds anything else by now."""
         try:
             _forget_cached(self.importprog_conn_id)
             self._loaded = await _load(self.importprog_conn_id)
         except Exception:
-            return None
+            return False
         if self._loaded == settings:
-            return None
+            return False
         if self._entered is not None:
             await self._entered.enter_async_context(AsyncClient.shared(self._loaded))
-        return self._loaded
+        return True
+
+    async def _read_storage_keys(self) -> StorageKeys | None:
+        if self._storage_keys is None and self.storage_conn_id is not None:
+            from airflow_provider_importprog._storage import async_storage_keys
+
+            # In a task of its own: what Airflow logs of a connection that it cannot read quotes the error at hand.
+            self._storage_keys = await asyncio.create_task(async_storage_keys(self.storage_conn_id))
+        return self._storage_keys
 
 
-class JobPoller:
+class _Session(AbstractAsyncContextManager["_Session"]):
+    """A hook's hold on the client that all share in an event loop: for one call, or for as long as a gate polls."""
+
+    def __init__(self, hook: ImportProgressAsyncHook) -> None:
+        self._hook = hook
+        self._client: AsyncClient | None = None
+        self._held = AsyncExitStack()
+        self._redacting = ExitStack()
+        self._keys_read = False
+        self._unread: Exception | None = None  # why the storage's keys could not be read
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._client, self._keys_read = None, False
+        self._redacting.close()
+        await self._held.aclose()
+
+    async def run(self, call: Call[T]) -> T:
+        """Carry a call out, and once more where the token has been rotated since the connection was read.
+
+        :raises ImportProgressException: no good answer came.
+        """
+        client = self._client or await self._join(call)
+        try:
+            return await self._carry_out(client, call)
+        except ImportApiUnauthorized as error:
+            unauthorized = error
+        if not await self._hook._has_changed(client.settings):
+            raise unauthorized
+        await self.__aexit__()
+        return await self._carry_out(await self._join(call), call)
+
+    async def _join(self, call: Call[Any]) -> AsyncClient:
+        settings = await self._hook._settings()
+        if call.two_phase:
+            settings.check_two_phase()
+        self._client = await self._held.enter_async_context(AsyncClient.shared(settings))
+        return self._client
+
+    async def _carry_out(self, client: AsyncClient, call: Call[T]) -> T:
+        if not self._keys_read:
+            await self._read_storage_keys(client, call)
+        if self._unread is None:
+            return await self._ask(client, call)
+        with _withholding(call, self._hook.storage_conn_id, self._unread) as words:
+            return words(await self._ask(client, call))
+
+    def _ask(self, client: AsyncClient, call: Call[T]) -> Awaitable[T]:
+        return client.run(call)
+
+    async def _read_storage_keys(self, client: AsyncClient, call: Call[Any]) -> None:
+        """Have a client that many share redact what this session told the server, or know that it cannot."""
+        self._redacting.close()
+        try:
+            keys = await self._hook._read_storage_keys()
+        except Exception as error:
+            self._unread = error
+            self._redacting.enter_context(client.cannot_redact())
+            keys = None
+        else:
+            self._keys_read, self._unread = True, None
+        self._redacting.enter_context(client.redactor.adding(_secrets_of(call, keys)))
+
+
+class JobPoller(_Session):
     """Polls an import job for one gate, through the connection as it is by now."""
 
     def __init__(
-        self,
-        hook: ImportProgressAsyncHook,
-        what: str,
-        join: Callable[[AsyncClient], AbstractContextManager[Poller]],
-        two_phase: bool,
+        self, hook: ImportProgressAsyncHook, job_id: str, cluster_id: str | None, interval: float, two_phase: bool
     ) -> None:
-        self._hook = hook
-        self._what = what
-        self._join = join
+        super().__init__(hook)
+        self._job_id = job_id
+        self._cluster_id = cluster_id
+        self._interval = interval
         self._two_phase = two_phase
-        self._settings: ImportConnection | None = None
-        self._client: AsyncClient | None = None
         self._poller: Poller | None = None
-        self._membership = AsyncExitStack()
-        self._redacting = ExitStack()
-        self._withheld: str | None = None  # None where the storage's keys have not been read yet
 
-    async def poll(self, waits: Brief) -> ImportJob:
+    async def __aenter__(self) -> JobPoller:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._poller = None
+        await super().__aexit__()
+
+    def poll(self, waits: Brief) -> Awaitable[ImportJob]:
         """Return the import job, without its files where a gate would wait on.
 
         :param waits: whether a gate would wait on for a job like this.
         :raises ImportProgressException: no good answer came.
         """
-        settings = self._settings = self._settings or await self._hook._settings()
-        try:
-            return await self._poll(settings, waits)
-        except ImportApiUnauthorized as error:
-            unauthorized = error
-        newer = await self._hook._newer(settings)
-        if newer is None:
-            raise unauthorized
-        await self.leave()
-        self._settings = newer
-        return await self._poll(newer, waits)
+        return self.run(Progress(self._job_id, waits, cluster_id=self._cluster_id, two_phase=self._two_phase))
 
-    async def pause(self, delay: float) -> None:
+    def pause(self, delay: float) -> Coroutine[Any, Any, None]:
         """Sleep until the next poll.
 
         :param delay: seconds from when that was asked for which the last poll returned.
         """
-        if self._poller is None:
-            await asyncio.sleep(delay)
-        else:
-            await self._poller.pause(delay)
+        return asyncio.sleep(delay) if self._poller is None else self._poller.pause(delay)
 
-    async def leave(self) -> None:
-        """Give the client back; the next poll takes one anew."""
-        self._client = self._poller = self._withheld = None
-        self._redacting.close()
-        await self._membership.aclose()
-
-    async def _poll(self, settings: ImportConnection, waits: Brief) -> ImportJob:
-        if self._client is None:
-            if self._two_phase:
-                settings.check_two_phase()
-            self._client = await self._membership.enter_async_context(AsyncClient.shared(settings))
-        if self._withheld != "":
-            self._redacting.close()
-            self._withheld = await self._hook._read_storage_keys(self._what)
-            # For as long as this gate polls: what another one asks for, the list, may show these keys too.
-            self._redacting.enter_context(self._hook._redacting(self._client, self._withheld))
+    def _ask(self, client: AsyncClient, call: Call[Any]) -> Awaitable[Any]:
         if self._poller is None:
-            self._poller = self._membership.enter_context(self._join(self._client))
-        with _withholding(self._withheld):
-            return _without_words(await self._poller.poll(waits), self._withheld)
+            shared = client.shared_list(self._cluster_id, self._two_phase)
+            self._poller = self._held.enter_context(Poller(shared, self._job_id, self._interval, client.run))
+        return self._poller.poll(cast("Progress", call))
 
 
 _loading: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ImportConnection]]] = WeakKeyDictionary()
@@ -612,37 +560,39 @@ def _forget_cached(conn_id: str) -> None:
         cache.pop(f"{SecretCache._CONNECTION_PREFIX}{conn_id}", None)
 
 
-def _secrets_of(new: NewImportJob) -> Secrets:
-    return Secrets.of((new.secret_key, new.session_token), (new.access_key,))
-
-
-def _secrets_of_keys(keys: StorageKeys | None) -> Secrets:
-    return keys.secrets if keys else _NO_SECRETS
-
-
-def _sentence_in_place(what: str, storage_conn_id: str | None, error: Exception) -> str:
-    """Return what is shown in place of a server's words where they may hold keys that cannot be read."""
-    return (
-        f"What the server said of {what} is not shown: it may hold keys of connection {storage_conn_id!r}, which "
-        f"cannot be read now ({type(error).__name__})."
+def _secrets_of(call: Call[Any], keys: StorageKeys | None) -> Secrets:
+    """Return what a server is told, with this call and for its storage, and nobody else may read."""
+    told = [each for each in (keys, call.new if isinstance(call, Create) else None) if each is not None]
+    return Secrets.of(
+        [secret for each in told for secret in (each.secret_key, each.session_token)],
+        [each.access_key for each in told],
     )
 
 
 @contextmanager
-def _withholding(sentence: str) -> Iterator[None]:
-    """Show a sentence in place of what an error says; the error as it is where there is no sentence."""
+def _withholding(call: Call[Any], storage_conn_id: str | None, unread: Exception | None) -> Iterator[Callable[[T], T]]:
+    """Show a sentence in place of a server's words, which may hold keys that cannot be read.
+
+    It lends a function that does so with a result.
+
+    :param unread: why the keys could not be read; None where nothing is withheld.
+    """
+    if unread is None:
+        yield lambda result: result
+        return
+    sentence = (
+        f"What the server said of {call.SUBJECT.format(call)} is not shown: it may hold keys of connection "
+        f"{storage_conn_id!r}, which cannot be read now ({type(unread).__name__})."
+    )
     try:
-        yield
+        yield lambda result: _without_words(result, sentence)
     except ImportProgressException as error:
-        if sentence:
-            error.args = (sentence,)
+        error.args = (sentence,)
         raise
 
 
 def _without_words(result: T, sentence: str) -> T:
-    """Return what came of a call, with a sentence in place of what the server says of errors, if there is one."""
-    if not sentence:
-        return result
+    """Return what came of a call, with a sentence in place of what the server says of errors."""
     if isinstance(result, ImportJob):
         return cast("T", _job_without_words(result, sentence))
     if isinstance(result, JobList):
@@ -655,12 +605,12 @@ def _job_without_words(job: ImportJob, sentence: str) -> ImportJob:
     return replace(job, error_message=sentence if job.error_message else None, files=files)
 
 
-def _describe_probe(settings: ImportConnection, redactor: Redactor, found: Mapping[str, Probe]) -> tuple[bool, str]:
+def _describe_probe(settings: ImportConnection, found: Mapping[str, Probe]) -> tuple[bool, str]:
     """Say what a test of the connection found, and whether gates and operators can do their work."""
 
     def words(error: ImportApiError) -> str:
         # Of a web page in place of an answer, the beginning will do.
-        return shorten(redactor(str(error)), 300, placeholder=" …")
+        return shorten(str(error), 300, placeholder=" …")
 
     served = [name for name, probe in found.items() if probe.progress is None]
     if served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ XCOM_JOB_ID_KEY = "job_id"
 _STORAGE_KEYS = ("access_key", "secret_key", "session_token")
 #: The parameters of an import, which are the operator's too. The keys of a storage come from its connection.
 _PARAMETERS = tuple(each.name for each in fields(NewImportJob) if each.name not in _STORAGE_KEYS)
+# No template, whatever a DAG's own Jinja takes for the marks of one.
+_PLAIN = re.compile(r"[\w/.][\w/.:=@%+&?~-]*")
 
 
 class _SubmittingOperator(ImportGateOperator):
@@ -133,6 +136,14 @@ class CreateImportJobOperator(_SubmittingOperator):
             self.job_id = submission.run()
         context["ti"].xcom_push(key=XCOM_JOB_ID_KEY, value=self.job_id)
         return self._wait(context) if self.wait else self.job_id
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render as Airflow does, but pass over a plain path: Jinja takes 0.1 ms for each, and there may be 10,000."""
+        # With render_template_as_native_obj, Airflow changes the type of plain text too.
+        native = getattr(self.get_dag(), "render_template_as_native_obj", False)
+        if isinstance(content, str) and not native and _PLAIN.fullmatch(content):
+            return content
+        return super().render_template(content, *args, **kwargs)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume as the gate does. After a time-out no event says which job it was."""

@@ -78,10 +78,6 @@ class ImportProgressTrigger(BaseTrigger):
         **newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
-        self.job_id = job_id
-        self.cluster_id = cluster_id
-        self.importprog_conn_id = importprog_conn_id
-        self.poke_interval = poke_interval
         self._row = {
             "job_id": job_id,
             "cluster_id": cluster_id,
@@ -177,6 +173,11 @@ class ImportProgressTrigger(BaseTrigger):
         )
         state = GateState.from_dict(row.get("state"), row["started_at"], row["last_shown"])
         return Gate(_validation.job_id(row["job_id"]), policy, log=self.log, state=state)
+
+    job_id = property(lambda self: self._row["job_id"])
+    cluster_id = property(lambda self: self._row["cluster_id"])
+    importprog_conn_id = property(lambda self: self._row["importprog_conn_id"])
+    poke_interval = property(lambda self: self._row["poke_interval"])
 
     @property
     def _cluster_id(self) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 _FEWEST_FOR_MEMORY = 100  # below it, what all gates share weighs more than they
-_TOGETHER = ("sharing", "stream")  # whose polls are not each a gate's
 
 
 def machine() -> dict[str, Any]:
@@ -59,100 +58,82 @@ def markdown(found: dict[str, Any]) -> str:
         f"aiohttp {host['aiohttp']}; load average {', '.join(map(str, host['load']))} before."
     ]
     if gates := found.get("gates"):
-        runs = max(row["runs"] for row in gates)
-        parts.append(
-            f"Medians of {runs} runs. A poll is a request; CPU is that of the process, without imports. "
-            "Memory is the growth of the resident set from before the gates were made to its peak, over the gates."
-        )
-        parts.append(_table(_GATES, gates))
-    if long := found.get("long"):
-        parts.append(_long(long))
-    if files := found.get("files"):
-        parts.append(
-            _table(
-                {
-                    "beside 10 small jobs": lambda row: row["name"],
-                    "longest hold of the loop, ms": lambda row: _number(row["lag_max"] * 1e3),
-                    "largest event, bytes": lambda row: _number(row["event_bytes"]),
-                    "requests": lambda row: _number(row["asked"]),
-                },
-                [{"name": _FILES[name], **run} for name, run in files.items()],
-            )
-        )
-    if imports := found.get("import"):
-        parts.append(
-            f"Importing the sensor adds {_number(imports['over_sdk'] * 1e3)} ms to `import airflow.sdk`, and "
-            f"{_number(imports['over_another'] * 1e3)} ms to a DAG file with a sensor of Airflow's own; aiohttp "
-            f"is {'loaded' if imports['aiohttp'] else 'not loaded'} with it."
-        )
+        parts.append(_table([[name, *(show(row) for row in gates)] for name, show in _GATES.items()]))
+    limits = [[each, str(aim), _number(measured)] for each, aim, measured in _limits(found) if measured is not None]
+    parts.append(_table(list(zip(("figure", "aim, at most", "measured"), *limits, strict=True))))
     return "\n\n".join(parts)
 
 
-def _long(long: dict[str, Any]) -> str:
-    def alone(row: dict[str, Any]) -> bool:
-        return row["name"] in (_LONG["rate"], _LONG["separate"])
+def _limits(found: dict[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+    """Yield what is aimed at: the figure, the most that it may be, and what was measured of it."""
+    rows = {(row["gates"], row["subject"]): row for row in found.get("gates", ())}
 
-    shown = {
-        "gates": lambda row: f"{row['gates']} {row['name']}",
-        "interval, s": lambda row: _number(row["poke_interval"]),
-        "seconds": lambda row: _number(row["seconds"]),
-        "requests": lambda row: _number(row["asked"]),
-        "in the busiest second": lambda row: _number(row["busiest_second"]),
-        # Gates that share do not ask for themselves.
-        "polls of a gate, min / max": lambda row: f"{row['fewest_polls']} / {row['most_polls']}" if alone(row) else "",
-        "longest wait between two, s": lambda row: _number(row["longest_wait"]) if alone(row) else "",
-        "server's longest stall, ms": lambda row: _number(row["server_stall"] * 1e3),
-        "delay, mean / max, intervals": lambda row: _pair(
-            row["delay_mean"], row["delay_max"], 1 / row["poke_interval"]
-        ),
-    }
-    return _table(shown, [{"name": _LONG[name], **run} for name, run in long.items()])
+    def of(gates: int, subject: str, name: str, scale: float = 1.0) -> float | None:
+        value = rows.get((gates, subject), {}).get(name)
+        return None if value is None else value * scale
+
+    def ratio(one: float | None, other: float | None) -> float | None:
+        return one / other if one is not None and other else None
+
+    gate = "cpu_per_gate_interval"
+    yield "CPU of a poll by itself at 1,000 gates, of the floor's", "1.3", of(1000, "separate", "cpu_per_poll_ratio")
+    yield "CPU of a gate that shares at 1,000 gates, of the floor's", "0.5", of(1000, "sharing", f"{gate}_ratio")
+    http = ratio(of(200, "separate", "cpu_per_poll"), of(200, "http", "cpu_per_poll"))
+    yield "CPU of a poll by itself at 200 gates, of the http provider's", "0.333", http
+    for subject, name in (("separate", "by itself"), ("sharing", "that shares")):
+        flat = ratio(of(5000, subject, gate), of(10, subject, gate))
+        yield f"CPU of a gate {name} at 5,000 gates, of that at 10", "1", flat
+    mine = [row for (_, subject), row in rows.items() if subject in ("separate", "sharing")]
+    yield "connections opened, any number of gates", "32", max((row["connections"] for row in mine), default=None)
+    for lag, aim in (("lag_p99", "20 ms"), ("lag_max", "250 ms")):
+        worst = max((row[lag] * 1e3 for row in mine if row["gates"] == 1000), default=None)
+        yield f"event-loop {lag.replace('_', ', ')}, at 1,000 gates", aim, worst
+    yield "memory that a gate adds, at 1,000 gates", "20 KB", of(1000, "separate", "memory_per_gate", 1e-3)
+    if long := found.get("long"):
+        rate, sharing, separate, delay = (long[name] for name in ("rate", "sharing", "separate", "delay"))
+        yield "requests in the busiest second, at the default rate", "20", rate["busiest_second_unstalled"]
+        yield "longest wait between two polls, of a gate's fair share", "2", rate["longest_wait"] * 20 / rate["gates"]
+        yield "requests of gates that share, of those by themselves", "0.0167", sharing["asked"] / separate["asked"]
+        mean = delay["delay_mean"] / delay["poke_interval"]
+        yield "delay of a sharing gate's event, mean, of the interval", "0.6", mean
+        yield (
+            "delay of a sharing gate's event, max, of the interval",
+            "1.4",
+            delay["delay_max"] / delay["poke_interval"],
+        )
+    if files := found.get("files"):
+        hold = max(run["lag_max"] for run in files.values()) * 1e3
+        yield "a job of 10,000 files holds the event loop", "50 ms", hold
+        yield "its event", "4,096 bytes", max(run["event_bytes"] for run in files.values())
+    if imports := found.get("import"):
+        yield "importing the sensor, over airflow.sdk and common-compat", "5 ms", imports["seconds"] * 1e3
+        yield "aiohttp is loaded with it", "0", float(imports["aiohttp"])
 
 
-_LONG = {
-    "rate": "separate, at the default rate",
-    "sharing": "sharing, a long import",
-    "separate": "separate, a long import",
-    "sharing, delay": "sharing, at 200 a second",
-    "stream, delay": "stream, at 200 a second",
-}
-_FILES = {"none": "none", "completed": "10,000 files that complete", "failed": "10,000 files that fail"}
-_GATES = {
+_NAMES = {"floor": "the floor", "separate": "asks for itself", "sharing": "shares a list"}
+_GATES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gates": lambda row: f"{row['gates']:,.0f}",
-    "subject": lambda row: row["subject"],
-    "CPU per poll, µs": lambda row: _number(row["cpu_per_poll"] * 1e6) if row["subject"] not in _TOGETHER else "",
-    "× floor": lambda row: _number(row.get("cpu_per_poll_ratio")) if row["subject"] not in _TOGETHER else "",
-    "CPU per gate and interval, µs": lambda row: _number(row["cpu_per_gate_interval"] * 1e6),
-    "× floor ": lambda row: _number(row.get("cpu_per_gate_interval_ratio")),
-    "requests": lambda row: " + ".join(f"{_number(count)} {name}" for name, count in row["requests"].items()),
-    "connections, at once / in all": lambda row: f"{row['most_connections']:.0f} / {row['connections']:.0f}",
-    "lag p50 / p99 / max, ms": lambda row: " / ".join(
-        _number(row[name] * 1e3) for name in ("lag_p50", "lag_p99", "lag_max")
+    "trigger": lambda row: _NAMES.get(row["subject"], row["subject"]),
+    "CPU per gate and interval": lambda row: f"{row['cpu_per_gate_interval'] * 1e6:,.0f} µs",
+    "of the floor's": lambda row: f"{row.get('cpu_per_gate_interval_ratio', 0):.2f} ×",
+    "requests": lambda row: f"{row['asked']:,.0f}",
+    "connections": lambda row: f"{row['connections']:.0f}",
+    "event-loop lag p99 / max": lambda row: f"{row['lag_p99'] * 1e3:.0f} / {row['lag_max'] * 1e3:.0f} ms",
+    "memory per gate": lambda row: (
+        f"{row['memory_per_gate'] / 1e3:.0f} KB" if row["gates"] >= _FEWEST_FOR_MEMORY else ""
     ),
-    "memory per gate, KB": lambda row: (
-        _number(row["memory_per_gate"] / 1e3) if row["gates"] >= _FEWEST_FOR_MEMORY else ""
-    ),
-    "delay mean / max, s": lambda row: _pair(row.get("delay_mean"), row.get("delay_max")),
+    "job's end to event, mean / max": lambda row: f"{row['delay_mean']:.2f} / {row['delay_max']:.2f} s",
 }
 
 
-def _table(columns: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    cells = [list(columns), *([show(row) for show in columns.values()] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+def _table(columns: Sequence[Sequence[str]]) -> str:
+    head, *lines = zip(*columns, strict=True)
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
 
 
-def _pair(mean: float | None, most: float | None, scale: float = 1.0) -> str:
-    return "" if mean is None or most is None else f"{mean * scale:.2f} / {most * scale:.2f}"
-
-
-def _number(value: float | None) -> str:
+def _number(value: float) -> str:
     """Return a number as short as it makes sense."""
-    if value is None:
-        return ""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 

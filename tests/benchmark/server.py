@@ -1,4 +1,4 @@
-"""Plays the import API, a plain endpoint and Airbyte's API, and keeps what it was asked.
+"""Plays the import API and a plain endpoint, and keeps what it was asked.
 
 It is a process of its own, and a protocol of its own: of two cores it must leave one to those that it measures.
 """
@@ -176,17 +176,7 @@ class _Service:
             return 404, "404 page not found"
         if endpoint == "describe":
             return 200, {"code": 0, "data": job.details(now)}
-        if endpoint == "ready":
-            return (404 if now < job.end else 200), job.details(now)
-        return 200, {
-            "jobId": int(job_id),
-            "connectionId": "9b1d0b7e-0000-4000-8000-000000000000",
-            "jobType": "sync",
-            "startTime": _moment(job.began),
-            "status": "running" if now < job.end else "succeeded",
-            "lastUpdatedAt": _moment(now),
-            "rowsSynced": job.record(now)["importedRows"],
-        }
+        return (404 if now < job.end else 200), job.details(now)
 
     def statistics(self) -> dict[str, Any]:
         times = [at for at, _, _ in self.arrivals]
@@ -194,7 +184,6 @@ class _Service:
         for at, _, job_id in self.arrivals:
             asked[job_id].append(at)
         asked.pop("", None)
-        polls = [len(asked.get(job_id, ())) for job_id in self.jobs]
         now = time.time()
         waits = [
             later - sooner
@@ -205,12 +194,8 @@ class _Service:
             "requests": Counter(endpoint or "other" for _, endpoint, _ in self.arrivals),
             "connections": len(self.seen),
             "most_connections": self.most_connected,
-            "busiest_second": _busiest_second(times),
             "busiest_second_unstalled": _busiest_second(times, self.stalls),
-            "fewest_polls": min(polls, default=0),
-            "most_polls": max(polls, default=0),
             "longest_wait": max(waits, default=0.0),
-            "server_stall": max((seconds for _, seconds in self.stalls), default=0.0),
         }
 
     async def tick(self) -> None:
@@ -279,7 +264,7 @@ def _route(target: str, body: bytes) -> tuple[str, str]:
     if target == f"{_V2}describe":
         return "describe", str(json.loads(body)["jobId"])
     folder, _, job_id = target.rpartition("/")
-    return {"/ready": "ready", "/airbyte/jobs": "airbyte"}.get(folder, ""), job_id
+    return "ready" if folder == "/ready" else "", job_id
 
 
 def _share(now: float, began: float, end: float) -> float:
@@ -290,7 +275,7 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _busiest_second(times: Sequence[float], stalls: Sequence[tuple[float, float]] = ()) -> int:
+def _busiest_second(times: Sequence[float], stalls: Sequence[tuple[float, float]]) -> int:
     """Return the most arrivals that any window of one second holds.
 
     :param stalls: when this server had not run, and for how long: it then finds at once what came meanwhile, so a

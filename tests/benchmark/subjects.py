@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.triggers.base import TriggerEvent
 
-    from tests.benchmark.stream import StreamTrigger
-
 Gate = Callable[[str], Coroutine[Any, Any, Any]]
 
 _CONN_ID = "benchmark"
@@ -61,8 +59,9 @@ class Subject:
 
 @asynccontextmanager
 async def _floor(target: Target) -> AsyncIterator[Gate]:
-    """Send the provider's requests with bare aiohttp, and read the answers."""
+    """Send the provider's requests with bare aiohttp, read the answers, and log the same line as the provider."""
     import aiohttp
+    from airflow.triggers.base import BaseTrigger
     from yarl import URL
 
     from airflow_provider_importprog import __version__
@@ -72,20 +71,30 @@ async def _floor(target: Target) -> AsyncIterator[Gate]:
         "Accept": "application/json",
         "Accept-Encoding": "gzip, deflate",
         "Content-Type": "application/json",
+        "Request-Timeout": "30",
         "User-Agent": f"airflow-provider-importprog/{__version__} apache-airflow/3.3.2",
         "Authorization": f"Bearer {_LOGIN}:{_PASSWORD}",
     }
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    log = type("Floor", (BaseTrigger,), {"serialize": None, "run": None})().log  # type: ignore[abstract,no-untyped-call]
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def gate(job_id: str) -> Any:
             body = json.dumps({"jobId": job_id}).encode()
+            began, shown = time.monotonic(), ""
             while True:
                 await asyncio.sleep(target.poke_interval)
                 async with session.post(url, data=body, headers=headers) as response:
-                    answer = json.loads(await response.read())
-                if answer["data"]["state"] in ("Completed", "Failed"):
-                    return answer["data"]["state"]
+                    job = json.loads(await response.read())["data"]
+                if job["state"] in ("Completed", "Failed"):
+                    return job["state"]
+                percent, rows, of_all = job["progress"], job["importedRows"], job["totalRows"]
+                done = sum([file["state"] == "Completed" for file in job["details"]])
+                said = f"{percent:.0f} %, {done} of {len(job['details'])} files done, {rows:,} of {of_all:,} rows"
+                if said != shown:
+                    left = (100 - percent) * (time.monotonic() - began) / (percent or 1)
+                    log.info("Import job %s: %s", job_id, f"importing, {said}, about {left:.1f} s left")
+                    shown = said
 
         yield gate
 
@@ -107,36 +116,6 @@ async def _trigger(target: Target) -> AsyncIterator[Gate]:
 
 
 @asynccontextmanager
-async def _stream(target: Target) -> AsyncIterator[Gate]:
-    """Run gates on a shared stream, driven as Airflow's triggerer drives them."""
-    from airflow.configuration import conf
-    from airflow.triggers.shared_stream import SharedStreamManager
-
-    from tests.benchmark.stream import StreamTrigger
-
-    conn_id = connect(target)
-    manager = SharedStreamManager(
-        max_subscriber_queue=conf.getint("triggerer", "shared_stream_subscriber_queue_size"),
-        ack_timeout=conf.getfloat("triggerer", "shared_stream_ack_timeout"),
-        cohort_grace_period=conf.getfloat("triggerer", "shared_stream_cohort_grace_period"),
-    )
-
-    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
-        return run(StreamTrigger(job_id, conn_id, target.poke_interval))
-
-    async def run(trigger: StreamTrigger) -> Any:
-        key, trigger_id = trigger.shared_stream_key(), int(trigger.job_id)
-        raw = manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
-        try:
-            return await first(trigger.filter_shared_stream(raw))
-        finally:
-            await manager.unsubscribe(trigger_id, key)
-
-    yield gate
-    await manager.stop_all()
-
-
-@asynccontextmanager
 async def _http(target: Target) -> AsyncIterator[Gate]:
     """Run the trigger of apache-airflow-providers-http, which waits for as long as it is answered 404."""
     from airflow.providers.http.triggers.http import HttpSensorTrigger
@@ -145,22 +124,6 @@ async def _http(target: Target) -> AsyncIterator[Gate]:
 
     def gate(job_id: str) -> Coroutine[Any, Any, Any]:
         trigger = HttpSensorTrigger(f"ready/{job_id}", conn_id, poke_interval=target.poke_interval)
-        return first(trigger.run())
-
-    yield gate
-
-
-@asynccontextmanager
-async def _airbyte(target: Target) -> AsyncIterator[Gate]:
-    """Run the trigger of apache-airflow-providers-airbyte."""
-    from airflow.providers.airbyte.triggers.airbyte import AirbyteSyncTrigger
-
-    conn_id = target.connect("airbyte", "/airbyte")
-
-    def gate(job_id: str) -> Coroutine[Any, Any, Any]:
-        trigger = AirbyteSyncTrigger(
-            int(job_id), conn_id, end_time=time.time() + 3600, poll_interval=target.poke_interval
-        )
         return first(trigger.run())
 
     yield gate
@@ -186,7 +149,5 @@ SUBJECTS = {
     "floor": Subject(_floor),
     "separate": Subject(_trigger, listed=False),
     "sharing": Subject(_trigger),
-    "stream": Subject(_stream),
     "http": Subject(_http, most_gates=200),
-    "airbyte": Subject(_airbyte, most_gates=200),
 }

@@ -6,7 +6,8 @@ import json
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from airflow_provider_importprog.api import Request, Response
+from airflow_provider_importprog.api import ImportApi, Request, Response
+from airflow_provider_importprog.api import client as calls
 
 T = TypeVar("T")
 
@@ -28,6 +29,31 @@ def said(code: int, message: str, status: int = 200, **headers: str) -> Response
 
 #: What Milvus answers to a path that it does not serve.
 NOT_SERVED = raw(b"404 page not found", 404)
+
+
+class Api(ImportApi):
+    """Begins each call."""
+
+    def progress(self, job_id: str, cluster_id: str | None = None, **more: Any) -> Any:
+        return calls.Progress(job_id, cluster_id=cluster_id, **more).steps(self)
+
+    def list_jobs(self, collection_name: str | None = None, cluster_id: str | None = None) -> Any:
+        return calls.ListJobs(collection_name, cluster_id=cluster_id).steps(self)
+
+    def create(self, new: Any) -> Any:
+        return calls.Create(new).steps(self)
+
+    def commit(self, job_id: str) -> Any:
+        return calls.Commit(job_id).steps(self)
+
+    def abort(self, job_id: str) -> Any:
+        return calls.Abort(job_id).steps(self)
+
+    def refresh_load(self, collection_name: str) -> Any:
+        return calls.RefreshLoad(collection_name).steps(self)
+
+    def probe(self) -> Any:
+        return calls.ProbeDialects().steps(self)
 
 
 class Server:

@@ -20,6 +20,8 @@ import pytest
 
 import airflow_provider_importprog
 from airflow_provider_importprog import get_provider_info
+from airflow_provider_importprog._validation import WAIT_FOR
+from airflow_provider_importprog.verdict import OPENS_AT
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -196,6 +198,14 @@ class TestWhatImportingCosts:
     def test_the_keys_of_a_storage_are_read_only_where_there_are_some(self) -> None:
         loaded = modules_after("import airflow_provider_importprog.operators.import_job")
         assert "airflow_provider_importprog._storage" not in loaded
+
+    def test_what_only_a_running_task_needs_is_not_loaded_with_a_sensor(self) -> None:
+        loaded = modules_after("import airflow_provider_importprog.sensors.import_progress")
+        ours = {name for name in loaded if name.startswith("airflow_provider_importprog._")}
+        needed = {f"airflow_provider_importprog.{name}" for name in ("_at_run_time", "_gate_operator", "_validation")}
+        assert ours - {"airflow_provider_importprog._provider_info"} == needed
+        assert not {name for name in loaded if name.startswith("airflow_provider_importprog.api")}
+        assert tuple(OPENS_AT) == WAIT_FOR
 
     def test_the_wire_needs_neither_airflow_nor_an_http_client(self) -> None:
         loaded = modules_after(

@@ -17,7 +17,6 @@ from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
 from airflow_provider_importprog.api import (
     Address,
     ApiVersion,
-    ImportApi,
     ImportFile,
     ImportJob,
     ImportState,
@@ -28,7 +27,7 @@ from airflow_provider_importprog.api import (
 from airflow_provider_importprog.api.errors import ImportApiError, UnexpectedAnswer
 from airflow_provider_importprog.exceptions import from_api_error
 from airflow_provider_importprog.verdict import Verdict
-from tests.unit.helpers import Clock, Log, Server
+from tests.unit.helpers import Api, Clock, Log, Server
 
 GOOD_V1: dict[str, Any] = {
     "code": 200,
@@ -160,7 +159,7 @@ def mutated(draw: st.DrawFn, sample: dict[str, Any]) -> dict[str, Any]:
 def ask(version: ApiVersion, response: Response) -> ImportJob | ImportApiError:
     try:
         # Where v2 is not served, both of its paths are asked.
-        return Server(response, response).serve(ImportApi(Address(), version).progress("1"))
+        return Server(response, response).serve(Api(Address(), version).progress("1"))
     except ImportApiError as error:
         return error
 
@@ -284,7 +283,7 @@ class TestAnyAnswer:
     @DIALECTS
     @given(data=JSON)
     def test_any_data_in_place_of_a_list_or_an_id(self, version: ApiVersion, data: Any) -> None:
-        api = ImportApi(Address(), version)
+        api = Api(Address(), version)
         response = Response(200, {}, json.dumps({"code": 0, "data": data}).encode())
         try:
             jobs = Server(*[response] * 2).serve(api.list_jobs()).jobs

@@ -13,7 +13,6 @@ import pytest
 from airflow_provider_importprog.api import (
     Address,
     ApiVersion,
-    ImportApi,
     ImportState,
     NewImportJob,
     Request,
@@ -38,7 +37,7 @@ from airflow_provider_importprog.api.errors import (
     Unsupported,
 )
 from airflow_provider_importprog.api.protocol import read
-from tests.unit.helpers import NOT_SERVED, Server, good, raw, said
+from tests.unit.helpers import NOT_SERVED, Api, Server, good, raw, said
 
 SEED_JOB = "job-xxxxxxxxxxxxxxxxxx"
 SEED_CLUSTER = "inxx-xxxxxxxxxxxxxxx"
@@ -69,8 +68,8 @@ V2 = "/v2/vectordb/jobs/import"
 DESCRIBE = f"{V2}/describe"
 
 
-def api(version: ApiVersion = "auto", **address: str) -> ImportApi:
-    return ImportApi(Address(**address), version)
+def api(version: ApiVersion = "auto", **address: str) -> Api:
+    return Api(Address(**address), version)
 
 
 class TestSamples:
@@ -379,7 +378,7 @@ class TestProgressPath:
         either = api()
         with pytest.raises(JobUnknown):
             server.serve(either.progress("1"))
-        server.serve(either.two_phase.progress("1"))
+        server.serve(either.progress("1", two_phase=True))
         server.serve(either.progress("1"))
         assert server.paths == [V1_GET, DESCRIBE, *[f"{V2}/get_progress"] * 3]
         assert server.bodies[3] == {"jobId": "1"}
@@ -394,16 +393,13 @@ class TestProgressPath:
 
 
 class TestTwoPhase:
-    def test_the_view_asks_only_a_dialect_that_shows_it_and_shares_what_is_learned(self) -> None:
+    def test_it_is_asked_only_in_a_dialect_that_shows_it_and_all_calls_share_what_is_learned(self) -> None:
         server = Server(good(DONE), NOT_SERVED, good(DONE), good(DONE))
         either = api()
-        view = either.two_phase
-        server.serve(view.progress("1"))
+        server.serve(either.progress("1", two_phase=True))
         server.serve(either.progress("1"))
-        server.serve(view.progress("1"))
+        server.serve(either.progress("1", two_phase=True))
         assert server.paths == [DESCRIBE, V1_GET, DESCRIBE, DESCRIBE]
-        assert view is not either
-        assert either.two_phase is either  # only v2 is left
 
 
 class TestRefreshLoad:
