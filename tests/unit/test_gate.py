@@ -84,83 +84,34 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("answer", "policy", "verdict", "message"),
         [
-            pytest.param(
-                job(DONE, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000),
-                {"min_rows": 12_000},
-                Verdict.OPEN,
-                f"{INTO} is completed: 2 files, 12,000 rows, 18.7 MB.",
-                id="totals",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(), failed("b.json", "the dim 4 is not 8"), file("c.json", error="row 7."))),
-                {},
-                Verdict.FILES_FAILED,
-                f"{INTO} is completed, but 2 of 3 files failed. b.json: the dim 4 is not 8. c.json: row 7. Set "
-                "allow_failed_files=True to go on without them.",
-                id="failed files",
-            ),
-            pytest.param(
-                job(DONE, 100, (failed("b.json", "row 7"),), error_message="row 7"),
-                {},
-                Verdict.FILES_FAILED,
-                f"{INTO} is completed, but 1 of 1 files failed. b.json: row 7. Set allow_failed_files=True to go on "
-                "without them.",
-                id="the reason of a completed job is its file's too",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(), failed("b.json", "bad"))),
-                {"allow_failed_files": True},
-                Verdict.OPEN,
-                f"{INTO} is completed: 1 of 2 files.",
-                id="failed files allowed",
-            ),
-            pytest.param(
-                job(ImportState.FAILED, 30, (file(), failed("b.json", "bad row")), error_message="disk full"),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} failed: disk full. b.json: bad row.",
-                id="failed job",
-            ),
-            pytest.param(
-                job(ImportState.FAILED),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} failed: the server gives no reason.",
-                id="failed job without a reason",
-            ),
-            pytest.param(
-                job(ImportState.FAILED, 0, (failed("b.json", "aborted by user"),), error_message="aborted by user"),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} did not fail by itself but was aborted: aborted by user. Its rows are dropped. To import them "
-                "after all, submit a new import job.",
-                id="aborted job",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(),), imported_rows=1234),
-                {"min_rows": 1235},
-                Verdict.ROWS_MISSING,
-                f"{INTO} is completed with 1,234 rows, and min_rows is 1,235. Check the files that were imported, or "
-                "set a smaller min_rows.",
-                id="rows missing",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(),)),
-                {"min_rows": 1},
-                Verdict.SETTING_INVALID,
-                f"{INTO} is completed, but min_rows=1 cannot be checked: the server counts no rows (API v1 never "
-                "does). Leave min_rows out, or set api_version v2 in the connection.",
-                id="rows that nobody counts",
-            ),
-            pytest.param(
-                job(ImportState.COMMITTING, 99),
-                {"wait_for": "uncommitted"},
-                Verdict.OPEN,
-                f"{INTO} is committing: 0 files.",
-                id="later than uncommitted",
-            ),
+            (job(DONE, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000), {"min_rows": 12_000},
+             Verdict.OPEN, f"{INTO} is completed: 2 files, 12,000 rows, 18.7 MB."),
+            (job(DONE, 100, (file(), failed("b.json", "the dim 4 is not 8"), file("c.json", error="row 7."))), {},
+             Verdict.FILES_FAILED, f"{INTO} is completed, but 2 of 3 files failed. b.json: the dim 4 is not 8. c.json: "
+             "row 7. Set allow_failed_files=True to go on without them."),
+            (job(DONE, 100, (failed("b.json", "row 7"), file("ok")), error_message="row 7"), {},
+             Verdict.FILES_FAILED, f"{INTO} is completed, but 1 of 2 files failed. b.json: row 7. Set "
+             "allow_failed_files=True to go on without them."),  # its reason is its file's own
+            (job(DONE, 100, (file(), failed("b.json", "bad"))), {"allow_failed_files": True},
+             Verdict.OPEN, f"{INTO} is completed: 1 of 2 files."),
+            (job(ImportState.FAILED, 30, (file(), failed("b.json", "bad row")), error_message="disk full"), {},
+             Verdict.JOB_FAILED, f"{INTO} failed: disk full. b.json: bad row."),
+            (job(ImportState.FAILED), {}, Verdict.JOB_FAILED, f"{INTO} failed: the server gives no reason."),
+            (job(ImportState.FAILED, 0, (failed("b.json", "Aborted by user: x"),), error_message="Aborted by user: x."),
+             {}, Verdict.JOB_FAILED, f"{INTO} did not fail by itself but was aborted: Aborted by user: x. Its rows are "
+             "dropped. To import them after all, submit a new import job."),
+            (job(DONE, 100, (file(),), imported_rows=1234), {"min_rows": 1235},
+             Verdict.ROWS_MISSING, f"{INTO} is completed with 1,234 rows, and min_rows is 1,235. Check the files that "
+             "were imported, or set a smaller min_rows."),
+            (job(DONE, 100, (file(),)), {"min_rows": 1},
+             Verdict.SETTING_INVALID, f"{INTO} is completed, but min_rows=1 cannot be checked: the server counts no "
+             "rows (API v1 never does). Leave min_rows out, or set api_version v2 in the connection."),
+            (job(ImportState.COMMITTING, 99), {"wait_for": "uncommitted"},
+             Verdict.OPEN, f"{INTO} is committing: 0 files."),
         ],
-    )
+        ids=["totals", "failed files", "its reason", "allowed", "failed", "no reason", "aborted", "rows", "no rows",
+             "later than uncommitted"],
+    )  # fmt: skip
     def test_an_end_is_told_with_what_to_do(
         self, answer: ImportJob, policy: dict[str, Any], verdict: Verdict, message: str
     ) -> None:
@@ -183,13 +134,6 @@ class TestAnswers:
     def test_a_gate_hands_on_the_job_that_another_one_saw_last(self) -> None:
         gate = Gate("7", GatePolicy(outage_tolerance=0), log=Log(), job=ImportJob.from_summary(job().summary()))
         assert gate.failed(ImportApiUnreachable("HTTP 503")).job == job()
-
-    @pytest.mark.parametrize("error", [ImportApiRefused("code 1100"), ImportProgressException("code 1100")])
-    def test_an_error_that_carries_no_wait_is_an_outage_too(self, error: ImportProgressException) -> None:
-        driven = Driven()
-        assert driven.gate.failed(error).verdict is WAIT
-        driven.clock.sleep(900)
-        assert driven.gate.failed(error).verdict is Verdict.UNREACHABLE
 
     @pytest.mark.parametrize(
         "error", [ImportSettingInvalid("No connection."), ImportApiUnauthorized("No."), ImportApiUnreachable("Down.")]
@@ -279,9 +223,10 @@ class TestUnknownJob:
 
 
 class TestOutage:
-    def test_without_tolerance_the_first_error_ends_it(self) -> None:
+    @pytest.mark.parametrize("kind", [ImportApiUnreachable, ImportApiRefused, ImportProgressException])
+    def test_without_tolerance_the_first_error_ends_it(self, kind: type[ImportProgressException]) -> None:
         driven = Driven(outage_tolerance=0.0)
-        decision = driven.gate.failed(ImportApiUnreachable("HTTP 503"))
+        decision = driven.gate.failed(kind("HTTP 503"))
         assert decision.verdict is Verdict.UNREACHABLE
         assert decision.message == (
             "No good answer about import job 7 for 0 s (outage_tolerance is 0 s). The import itself may well go on. "
@@ -351,10 +296,10 @@ class TestOutage:
         driven.goes_on()
         driven.down("connection refused")
         driven.clock.sleep(60)
-        decision = driven.gate.failed(ImportApiUnreachable("HTTP 502"))
-        assert decision.job == job()
+        decision = driven.gate.failed(ImportApiRefused("code 1100"))  # such an error carries no wait
+        assert (decision.verdict, decision.job) == (Verdict.UNREACHABLE, job())
         assert "for 1 min (outage_tolerance is 1 min)" in decision.message
-        assert decision.message.endswith("The last cause: HTTP 502")
+        assert decision.message.endswith("The last cause: code 1100")
         assert "refused" not in decision.message
 
     def test_each_failure_and_the_recovery_are_logged(self) -> None:
