@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_importprog import _messages
-from airflow_provider_importprog._gate import Gate, GatePolicy, GateState
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
@@ -44,13 +44,15 @@ class Driven:
         plain = json.loads(json.dumps({"started_at": state.started_at, "state": state.to_dict()}))
         self._new(GateState.from_dict(plain["state"], plain["started_at"]))
 
-    def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
-        decision = self.gate.failed(ImportApiUnreachable(message, retry_after=retry_after))
+    def fails(self, error: ImportProgressException) -> tuple[Verdict, float]:
+        decision = self.gate.failed(error)
         return decision.verdict, decision.delay
 
+    def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
+        return self.fails(ImportApiUnreachable(message, retry_after=retry_after))
+
     def unknown(self) -> tuple[Verdict, float]:
-        decision = self.gate.failed(UNKNOWN)
-        return decision.verdict, decision.delay
+        return self.fails(UNKNOWN)
 
     def goes_on(self, **fields: Any) -> tuple[Verdict, float]:
         decision = self.gate.answered(job(**fields))
@@ -77,9 +79,7 @@ INTO = "Import job 7 into collection 'articles'"
 
 class TestAnswers:
     def test_a_job_that_goes_on_is_polled_again_after_the_interval(self) -> None:
-        decision = Driven(poke_interval=12.0).gate.answered(job())
-        assert (decision.verdict, decision.delay, decision.message) == (WAIT, 12.0, "")
-        assert decision.job == job()
+        assert Driven(poke_interval=12.0).gate.answered(job()) == Decision(WAIT, "", job(), 12.0)
 
     @pytest.mark.parametrize(
         ("answer", "policy", "verdict", "message"),
@@ -156,9 +156,8 @@ class TestUnknownJob:
         driven = Driven(poke_interval=25.0, unknown_job_grace=60.0)
         seen = []
         for _ in range(4):
-            verdict, delay = driven.unknown()
-            seen.append((verdict, delay))
-            driven.clock.sleep(delay)
+            seen.append(driven.unknown())
+            driven.clock.sleep(seen[-1][1])
         assert seen == [(WAIT, 25.0), (WAIT, 25.0), (WAIT, 10.0), (Verdict.JOB_UNKNOWN, 0.0)]
 
     @pytest.mark.parametrize(("interval", "delay"), [(30.0, 5.0), (1.0, 1.0)])
@@ -205,19 +204,13 @@ class TestUnknownJob:
         assert "48 hours from 2.6.24 and 3.0.2, and for 3 hours before" in decision.message
         assert "How the import ended is not known: check the collection" in decision.message
 
-    def test_with_endless_grace_it_waits_on(self) -> None:
+    def test_with_endless_grace_it_waits_on_and_logs_it_once_in_a_row(self) -> None:
         driven = Driven(unknown_job_grace=INF)
-        driven.unknown()
-        driven.clock.sleep(10**9)
-        assert driven.unknown() == (WAIT, 30.0)
-
-    def test_it_is_logged_once_in_a_row_and_the_servers_words_are_no_format(self) -> None:
-        driven = Driven()
         for _ in range(3):
-            driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
-            driven.clock.sleep(10)
+            assert driven.fails(ImportJobUnknown("100 %s of nothing.")) == (WAIT, 30.0)
+            driven.clock.sleep(10**9)
         driven.goes_on()
-        driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
+        driven.fails(ImportJobUnknown("100 %s of nothing."))
         line = "100 %s of nothing. It may have been submitted just now: waiting for it."
         assert driven.log.text == [line, "Import job 7: importing, 50 %", line]
 
@@ -397,18 +390,12 @@ class TestLog:
 
     def test_there_is_one_line_for_each_change_and_none_for_a_poll_without_one(self) -> None:
         driven = Driven()
-        ongoing = file("b", ImportState.IMPORTING)
-        polls: list[dict[str, Any]] = [
-            {"state": ImportState.PENDING, "progress": 0.0},
-            {"state": ImportState.PENDING, "progress": 0.0},
-            {"progress": 0.0},
-            {"progress": 10.0, "files": (file(), ongoing)},
-            {"progress": 10.4, "files": (file(), ongoing)},
-            {"progress": 10.4, "files": (file(), file("b"))},
-            {"progress": 10.4, "files": (file(), file("b")), "imported_rows": 500, "total_rows": 20_000},
-            {"progress": 10.4, "files": (file(), file("b")), "imported_rows": 500, "total_rows": 20_000},
-        ]
-        for poll in polls:
+        pending: dict[str, Any] = {"state": ImportState.PENDING, "progress": 0.0}
+        one_done = {"files": (file(), file("b", ImportState.IMPORTING))}
+        done: dict[str, Any] = {"progress": 10.4, "files": (file(), file("b"))}
+        rows = {**done, "imported_rows": 500, "total_rows": 20_000}
+        polls = [{"progress": 0.0}, {"progress": 10.0, **one_done}, {"progress": 10.4, **one_done}, done, rows, rows]
+        for poll in [pending, pending, *polls]:
             driven.goes_on(**poll)
             driven.clock.sleep(60)
         assert driven.log.text == [
