@@ -89,6 +89,7 @@ class TestHost:
         ("fields", "said"),
         [
             ({"conn_type": "http"}, "is of type 'http', not 'importprog'"),
+            ({"password": None}, "has a login and no password"),
             ({"host": None}, "has no host"),
             ({"host": " "}, "has no host"),
             ({"host": "ftp://h"}, "host 'ftp://h' is no http or https URL"),
@@ -101,7 +102,7 @@ class TestHost:
             ({"host": "http://h:1", "port": 2}, "host names port 1, and port is 2. Leave one"),
         ],
     )  # fmt: skip
-    def test_what_is_no_url_is_refused_and_named(self, fields: dict[str, Any], said: str) -> None:
+    def test_what_makes_no_connection_is_refused_and_named(self, fields: dict[str, Any], said: str) -> None:
         assert said in refusal(**fields)
 
     @pytest.mark.parametrize(
@@ -129,9 +130,6 @@ class TestToken:
         assert settings.token == f"{LOGIN}:{PASSWORD}"
         assert not any(secret in f"{settings!r}{settings}" for secret in (LOGIN, PASSWORD))
 
-    def test_a_login_without_a_password_is_refused(self) -> None:
-        assert "has a login and no password" in refusal(password=None)
-
     @pytest.mark.parametrize("character", [" ", "\n", "\r\n", "\0", "\x7f", "é", "密"])
     def test_what_no_header_can_hold_is_refused_without_showing_it(self, character: str) -> None:
         assert "travel in an HTTP header" in refusal(password=f"{PASSWORD}{character}x")
@@ -155,9 +153,8 @@ class TestExtra:
         )
 
     def test_null_and_empty_fields_are_as_good_as_none(self) -> None:
-        names = ("cluster_id", "project_id", "region_id", "db_name", "api_version", "timeout", "verify", "cert")
         for nothing in (None, ""):
-            assert read(dict.fromkeys((*names, "max_requests_per_second", "idempotency_keys"), nothing)) == read()
+            assert read(dict.fromkeys(EXTRA_FIELDS, nothing)) == read()
 
     def test_v2_addressing(self) -> None:
         settings = read({"cluster_id": " in01 ", "project_id": "p", "region_id": "r", "db_name": "sales"})
@@ -192,13 +189,11 @@ class TestExtra:
         assert read({"cert": both}).cert == both
         assert read({"cert": [certificate, key]}).cert == (certificate, key)
 
-    @pytest.mark.parametrize("name", ["verify", "cert"])
-    def test_a_file_that_holds_no_certificate_is_refused(self, name: str, tmp_path: Path) -> None:
+    def test_what_is_no_certificate_with_its_key_is_refused(self, pem: tuple[str, str, str], tmp_path: Path) -> None:
         (tmp_path / "empty.pem").touch()
-        assert "is no certificate in PEM format" in refusal({name: str(tmp_path / "empty.pem")})
-
-    def test_a_certificate_with_another_ones_key_is_refused(self, pem: tuple[str, str, str]) -> None:
-        assert "is no certificate in PEM format" in refusal({"cert": [pem[1], pem[1]]})
+        empty = str(tmp_path / "empty.pem")
+        for extra in ({"verify": empty}, {"cert": empty}, {"cert": [pem[1], pem[1]]}):
+            assert "is no certificate in PEM format" in refusal(extra)
 
     @pytest.mark.parametrize(
         ("extra", "said"),
@@ -284,31 +279,22 @@ class TestUri:
             "importprog://root:p%40ss%3Aw@localhost:19530/http"
             "?timeout=60&verify=false&api_version=v2&max_requests_per_second=5&cluster_id=in01"
         )
-        assert settings == ImportConnection(
-            conn_id="milvus",
-            base_url="http://localhost:19530",
-            token="root:p@ss:w",
-            address=Address(cluster_id="in01"),
-            api_version="v2",
-            connect_timeout=60.0,
-            read_timeout=60.0,
-            verify=False,
-            cert=None,
-            max_requests_per_second=5.0,
-        )
+        fields: dict[str, Any] = {
+            "timeout": 60, "verify": False, "api_version": "v2", "max_requests_per_second": 5, "cluster_id": "in01",
+        }  # fmt: skip
+        assert settings == read(fields, login="root", password="p@ss:w")
 
     @pytest.mark.parametrize(
         ("uri", "url", "token"),
         [
-            ("importprog://:key@http%3A%2F%2F127.0.0.1%3A19530", "http://127.0.0.1:19530", "key"),
-            ("importprog://:key@api.cloud.zilliz.com", "https://api.cloud.zilliz.com", "key"),
-            ("importprog://localhost:19530/http", "http://localhost:19530", None),
-            ("importprog://:key@[::1]:19530/http", "http://[::1]:19530", "key"),
+            (":key@http%3A%2F%2F127.0.0.1%3A19530", "http://127.0.0.1:19530", "key"),
+            (":key@api.cloud.zilliz.com", "https://api.cloud.zilliz.com", "key"),
+            ("localhost:19530/http", "http://localhost:19530", None),
+            (":key@[::1]:19530/http", "http://[::1]:19530", "key"),
         ],
-        ids=["a whole URL as host", "an API key", "no token", "IPv6"],
     )
     def test_a_uri_may_name(self, uri: str, url: str, token: str | None) -> None:
-        settings = read_uri(uri)
+        settings = read_uri(f"importprog://{uri}")
         assert (settings.base_url, settings.token) == (url, token)
 
     def test_extra_as_one_json_parameter_keeps_its_types(self) -> None:

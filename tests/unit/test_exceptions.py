@@ -33,23 +33,17 @@ EVERY = [
 ]  # fmt: skip
 FILE = ImportFile("a", 1, ImportState.FAILED, 0.0, error_message="x")
 JOB = ImportJob("1", "c", ImportState.FAILED, 3.0, files=(FILE,))
-MEANINGS = [
-    (errors.JobUnknown("w"), ImportJobUnknown),
-    (errors.NotAuthenticated("w"), ImportApiUnauthorized),
-    (errors.NotPermitted("w"), ImportApiUnauthorized),
-    (errors.JobIdInvalid("w"), ImportSettingInvalid),
-    (errors.Refused("w", 1100), ImportApiRefused),
-    (errors.TargetMissing("w", 100), ImportApiRefused),
-    (errors.Unsupported("w"), ImportApiRefused),
-    (errors.GaveUp("w"), ImportApiUnreachable),
-    (errors.RateLimited("w", 5.0), ImportApiUnreachable),
-    (errors.ServerDown("w", 5.0), ImportApiUnreachable),
-    (errors.Unreachable("w"), ImportApiUnreachable),
-    (errors.Redirected("w"), ImportApiUnreachable),
-    (errors.UnexpectedAnswer("w"), ImportApiUnreachable),
-    (errors.DialectNotServed("w"), ImportApiUnreachable),
-    (errors.ImportApiError("w"), ImportApiUnreachable),
-]
+OF_THE_WIRE: dict[type[ImportProgressException], list[errors.ImportApiError]] = {
+    ImportJobUnknown: [errors.JobUnknown("w")],
+    ImportSettingInvalid: [errors.JobIdInvalid("w")],
+    ImportApiUnauthorized: [errors.NotAuthenticated("w"), errors.NotPermitted("w")],
+    ImportApiRefused: [errors.Refused("w", 1100), errors.TargetMissing("w", 100), errors.Unsupported("w")],
+    ImportApiUnreachable: [
+        errors.GaveUp("w"), errors.RateLimited("w", 5.0), errors.ServerDown("w", 5.0), errors.Unreachable("w"),
+        errors.Redirected("w"), errors.UnexpectedAnswer("w"), errors.DialectNotServed("w"), errors.ImportApiError("w"),
+    ],
+}  # fmt: skip
+MEANINGS = [(error, kind) for kind, each in OF_THE_WIRE.items() for error in each]
 
 
 def kinds(module: Any, base: type[Exception]) -> set[type[Exception]]:

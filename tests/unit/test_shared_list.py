@@ -137,15 +137,11 @@ def test_a_list_is_good_for_an_interval(cluster: MakeCluster, monkeypatch: pytes
 def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(cluster: MakeCluster) -> None:
     here = cluster(3)
     files = (ImportFile("a.json", 1, ImportState.FAILED, 0.0, error_message="no such file"),)
-
-    async def story() -> None:
-        await here.poll()
-        here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
-        here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
-        *_, ended = await here.poll()
-        assert ended.files == files
-
-    asyncio.run(story())
+    here.rounds(1)
+    here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
+    here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
+    *_, ended = asyncio.run(here.poll())
+    assert ended.files == files
     assert here.asked == ["0", "1", "2"]
 
 
