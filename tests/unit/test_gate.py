@@ -38,6 +38,11 @@ class Driven:
     def _new(self, state: GateState | None) -> None:
         self.gate = Gate("7", self.policy, log=self.log, state=state, clock=self.clock, timeout=self.timeout)
 
+    def after(self, seconds: float) -> Driven:
+        """Let time pass."""
+        self.clock.sleep(seconds)
+        return self
+
     def restart(self) -> None:
         """Go on in another process, which is told what this one had seen."""
         state = self.gate.state
@@ -171,12 +176,9 @@ class TestUnknownJob:
         driven = Driven(poke_interval=300.0, unknown_job_grace=60.0)
         if before != "nothing":
             (driven.goes_on if before == "a good answer" else driven.down)()
-        driven.clock.sleep(3000)
-        assert driven.unknown() == (WAIT, 60.0)
-        driven.clock.sleep(59)
-        assert driven.unknown()[0] is WAIT
-        driven.clock.sleep(1)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(3000).unknown() == (WAIT, 60.0)
+        assert driven.after(59).unknown()[0] is WAIT
+        assert driven.after(1).unknown()[0] is Verdict.JOB_UNKNOWN
 
     @pytest.mark.parametrize("between", ["restart", "down", "both"])
     def test_a_restart_and_an_outage_do_not_begin_the_row_anew(self, between: str) -> None:
@@ -187,18 +189,14 @@ class TestUnknownJob:
             driven.down()
         if between != "down":
             driven.restart()
-        driven.clock.sleep(30)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(30).unknown()[0] is Verdict.JOB_UNKNOWN
 
     def test_a_good_answer_begins_it_anew_and_the_job_is_handed_on(self) -> None:
         driven = Driven(unknown_job_grace=60.0)
         driven.unknown()
-        driven.clock.sleep(59)
-        driven.goes_on()
-        driven.clock.sleep(59)
-        assert driven.unknown() == (WAIT, 30.0)
-        driven.clock.sleep(60)
-        decision = driven.gate.failed(UNKNOWN)
+        driven.after(59).goes_on()
+        assert driven.after(59).unknown() == (WAIT, 30.0)
+        decision = driven.after(60).gate.failed(UNKNOWN)
         assert (decision.verdict, decision.job) == (Verdict.JOB_UNKNOWN, job())
         assert decision.message.startswith("The server has no record of import job 7. ")
         assert "48 hours from 2.6.24 and 3.0.2, and for 3 hours before" in decision.message
@@ -233,12 +231,10 @@ class TestOutage:
     )
     def test_it_ends_exactly_at_the_tolerance(self, after: float, verdict: Verdict, restart: bool) -> None:
         driven = Driven(outage_tolerance=900.0)
-        driven.clock.sleep(5000)
-        driven.down()
+        driven.after(5000).down()
         if restart:
             driven.restart()
-        driven.clock.sleep(after)
-        assert driven.down()[0] is verdict
+        assert driven.after(after).down()[0] is verdict
 
     @pytest.mark.parametrize("interval", [0.0, 30.0, 301.0, 3600.0])
     def test_the_back_off_doubles_up_to_five_minutes_with_a_quarter_of_jitter(self, interval: float) -> None:
@@ -264,8 +260,7 @@ class TestOutage:
         driven = Driven(poke_interval=30.0, **limit)
         assert driven.down(retry_after=5000.0) == (WAIT, 100.0)
         assert driven.log.at("warning")[0].endswith("Asking again in 1 min 40 s.")
-        driven.clock.sleep(90)
-        assert driven.down()[1] == pytest.approx(10.0)
+        assert driven.after(90).down()[1] == pytest.approx(10.0)
 
     @pytest.mark.parametrize("answer", ["a good one", "unknown"])
     def test_an_answer_ends_it_and_the_next_one_begins_anew(self, answer: str) -> None:
@@ -275,21 +270,17 @@ class TestOutage:
         driven.clock.sleep(99)
         (driven.unknown if answer == "unknown" else driven.goes_on)()
         assert driven.log.at("info")[0] == "The server answers again, after 1 min 39 s."
-        driven.clock.sleep(99)
-        verdict, delay = driven.down()
+        verdict, delay = driven.after(99).down()
         assert verdict is WAIT
         assert 10 <= delay <= 12.5
-        driven.clock.sleep(99)
-        assert driven.down()[0] is WAIT
-        driven.clock.sleep(1)
-        assert driven.down()[0] is Verdict.UNREACHABLE
+        assert driven.after(99).down()[0] is WAIT
+        assert driven.after(1).down()[0] is Verdict.UNREACHABLE
 
     def test_it_fails_with_the_last_cause_and_the_job_as_last_seen(self) -> None:
         driven = Driven(outage_tolerance=60.0)
         driven.goes_on()
         driven.down("connection refused")
-        driven.clock.sleep(60)
-        decision = driven.gate.failed(ImportApiRefused("code 1100"))  # such an error carries no wait
+        decision = driven.after(60).gate.failed(ImportApiRefused("code 1100"))  # such an error carries no wait
         assert (decision.verdict, decision.job) == (Verdict.UNREACHABLE, job())
         assert "for 1 min (outage_tolerance is 1 min)" in decision.message
         assert decision.message.endswith("The last cause: code 1100")
@@ -298,10 +289,8 @@ class TestOutage:
     def test_each_failure_and_the_recovery_are_logged(self) -> None:
         driven = Driven(outage_tolerance=100.0, poke_interval=200.0)
         driven.down("HTTP 503 in 100 %s of cases.")
-        driven.clock.sleep(60)
-        driven.down("timed out.")
-        driven.clock.sleep(30)
-        driven.goes_on()
+        driven.after(60).down("timed out.")
+        driven.after(30).goes_on()
         driven.goes_on()
         assert driven.log.lines == [
             ("warning", "No good answer about import job 7: HTTP 503 in 100 %s of cases. Asking again in 1 min 40 s."),
@@ -331,8 +320,7 @@ class TestTime:
         driven = Driven(poke_interval=30.0)
         driven.clock.sleep(5)
         driven.down(retry_after=200.0) if asked == "busy" else driven.goes_on()
-        driven.clock.sleep(since)
-        driven.restart()
+        driven.after(since).restart()
         assert driven.gate.next_poll_in == left
 
     def test_a_row_of_release_0_1_0_says_when_the_gate_started_and_no_more(self) -> None:
@@ -343,29 +331,23 @@ class TestTime:
         driven = Driven(timeout=1000.0, unknown_job_grace=60.0, stall_warning=60.0)
         driven.goes_on()
         driven.unknown()
-        driven.clock.sleep(-3600)
-        driven.restart()
+        driven.after(-3600).restart()
         assert (driven.gate.waited, driven.gate.time_left, driven.gate.next_poll_in) == (0, 1000, 30)
-        driven.clock.sleep(60)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(60).unknown()[0] is Verdict.JOB_UNKNOWN
 
 
 class TestState:
     def test_what_0_1_0_did_not_know_is_left_out_where_it_says_nothing_new(self) -> None:
         driven = Driven()
-        driven.clock.sleep(0.9)
-        driven.goes_on()
+        driven.after(0.9).goes_on()
         assert driven.gate.state.to_dict() == {"last_shown": ["importing", 50, 0, None]}
-        driven.clock.sleep(1)
-        driven.goes_on()
+        driven.after(1).goes_on()
         assert set(driven.gate.state.to_dict()) == {"last_shown", "asked_at"}
 
     def test_it_survives_json(self) -> None:
         driven = Driven(stall_warning=1.0)
-        driven.clock.sleep(100)
-        driven.goes_on(imported_rows=3)
-        driven.clock.sleep(100)
-        driven.goes_on(imported_rows=3)
+        driven.after(100).goes_on(imported_rows=3)
+        driven.after(100).goes_on(imported_rows=3)
         driven.unknown()
         driven.down()
         state = driven.gate.state
@@ -447,8 +429,7 @@ class TestStall:
     def stall(self, seconds: float, restart: bool = False, **policy: Any) -> Driven:
         driven = Driven(**policy)
         driven.goes_on(progress=10.0)
-        driven.clock.sleep(50)
-        driven.goes_on(progress=40.0)
+        driven.after(50).goes_on(progress=40.0)
         for _ in range(3):
             driven.clock.sleep(seconds / 3)
             if restart:
@@ -459,15 +440,13 @@ class TestStall:
     @pytest.mark.parametrize("restart", [False, True])
     def test_it_is_warned_of_once_with_since_when_and_what_to_check(self, restart: bool) -> None:
         driven = self.stall(1800, restart)
-        driven.clock.sleep(9000)
-        driven.goes_on(progress=40.0)
+        driven.after(9000).goes_on(progress=40.0)
         (warning,) = driven.log.at("warning")
         assert warning.startswith(
             "Import job 7 has made no progress since 2023-11-14 22:14:10 UTC, for 30 min (importing, 40 %). Check"
         )
         driven.goes_on(progress=41.0)
-        driven.clock.sleep(1800)
-        driven.goes_on(progress=41.0)
+        driven.after(1800).goes_on(progress=41.0)
         assert len(driven.log.at("warning")) == 2
 
     @pytest.mark.parametrize(("seconds", "after"), [(1790, 1800.0), (10**6, 0.0)])
