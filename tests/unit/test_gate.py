@@ -365,10 +365,12 @@ class TestState:
 
 class TestLog:
     def test_it_announces_what_it_waits_for(self) -> None:
-        driven = Driven(wait_for="uncommitted", poke_interval=90.0)
-        driven.gate.announce()
-        Driven(exponential_backoff=True).gate.announce()
-        assert driven.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
+        even, backing_off = Driven(wait_for="uncommitted", poke_interval=90.0), Driven(exponential_backoff=True)
+        even.gate.announce()
+        backing_off.gate.announce()
+        assert even.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
+        (words,) = backing_off.log.at("info")
+        assert words.endswith("to be completed, asking every 30 s at first, and then less and less often.")
 
     def test_there_is_one_line_for_each_change_and_none_for_a_poll_without_one(self) -> None:
         driven = Driven()
