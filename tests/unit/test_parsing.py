@@ -95,6 +95,14 @@ class TestBoth:
         job = parse(dialect, completeTime=complete_time, fileSize=5, collectionName="c", readyPercentage=3, progress=3)
         assert ImportJob.from_summary(json.loads(json.dumps(job.summary()))) == job
 
+    def test_of_a_job_that_may_be_brief_the_files_are_counted_and_left_out(self, dialect: Any) -> None:
+        done, failed = {"state": "Completed", "completeTime": WHEN}, {"state": "Failed", "errorMessage": "x"}
+        details = [done, failed, {"state": "Importing"}]
+        data = {"state": "Importing", "details": details}
+        brief, whole = (dialect.parse_progress(data, "1", lambda job, brief=brief: brief) for brief in (True, False))
+        assert (brief.files, len(whole.files)) == ((), 3)
+        assert brief.files_done == whole.files_done == (1, 3)
+
     def test_a_text_that_no_database_can_hold_is_made_to_fit(self, dialect: Any) -> None:
         words = "nul \0, half \ud800"
         job = parse(dialect, reason=words, errorMessage=words, collectionName="\0")

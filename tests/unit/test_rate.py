@@ -71,10 +71,15 @@ class Session:
 
         yield SimpleNamespace(status=503 if busy else 200, headers={"retry-after": self._pause}, read=read)
 
-    def serve(self, jobs: int, interval: float | None, seconds: float, *cancelled: int) -> None:
-        """Let gates poll, each at an interval, or once where that is None; and cancel some while they wait."""
+    def serve(self, jobs: int, interval: float | None, seconds: float, *cancelled: int, first_at: float = 0) -> None:
+        """Let gates poll, each at an interval, or once where that is None; and cancel some while they wait.
+
+        :param first_at: when the first one begins; all others begin at once.
+        """
 
         async def gate(client: AsyncClient, number: int) -> None:
+            if not number:
+                await asyncio.sleep(first_at)
             while True:
                 with suppress(ImportApiUnreachable):
                     await client.run(Progress(str(number)))
@@ -109,10 +114,10 @@ def test_no_second_sees_more_than_the_rate_no_gate_starves_and_all_keep_a_pause(
 
 
 def test_first_come_first_served_and_one_that_gives_up_holds_up_nobody() -> None:
-    server = Session()
-    server.serve(6, None, 1.5 * 1.05 / RATE, 2, 4)  # 2 is the next one
-    assert server.of == ["0", "1", "3", "5"]
-    assert [after - before for before, after in pairwise(server.at)] == pytest.approx([1.05 / RATE] * 3)
+    server, slot = Session(), 1.05 / RATE
+    server.serve(7, None, 1.5 * slot, 3, 5, first_at=slot)  # 3 is the next one; 0 comes when 2 may be sent
+    assert server.of == ["1", "2", "4", "6", "0"]
+    assert [after - before for before, after in pairwise(server.at)] == pytest.approx([slot] * 4)
 
 
 def test_those_that_were_held_up_together_do_not_go_together() -> None:
