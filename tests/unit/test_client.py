@@ -7,14 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_importprog.api import (
-    Address,
-    ApiVersion,
-    ImportState,
-    NewImportJob,
-    Request,
-    Response,
-)
+from airflow_provider_importprog.api import Address, ApiVersion, ImportState, NewImportJob, Request, Response
 from airflow_provider_importprog.api.client import Probe
 from airflow_provider_importprog.api.errors import (
     DialectNotServed,
