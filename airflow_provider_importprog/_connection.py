@@ -9,10 +9,11 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import certifi
 
+from airflow_provider_importprog._collection import DEFAULT_DATABASE, DEFAULT_PORT, Collection
 from airflow_provider_importprog._provider_info import EXTRA_FIELDS
 from airflow_provider_importprog.api.client import ApiVersion
 from airflow_provider_importprog.api.protocol import Address
@@ -42,6 +43,7 @@ class ImportConnection:
     :param verify: as in requests: a bool, or the path of a CA bundle.
     :param cert: as in requests: the path of a client certificate, or the paths of it and its key.
     :param idempotency_keys: whether the server is known to honour ``Idempotency-Key``.
+    :param console_url: the page of an import job, with names in braces.
     """
 
     conn_id: str
@@ -55,6 +57,7 @@ class ImportConnection:
     cert: str | tuple[str, str] | None
     max_requests_per_second: float
     idempotency_keys: bool = False
+    console_url: str | None = None
 
     @classmethod
     def read(cls, connection: Connection) -> ImportConnection:
@@ -89,6 +92,7 @@ class ImportConnection:
             cert=extra["cert"],
             max_requests_per_second=extra["max_requests_per_second"] or _MAX_REQUESTS_PER_SECOND,
             idempotency_keys=extra["idempotency_keys"],
+            console_url=extra["console_url"],
         )
         if settings.idempotency_keys:
             if settings.api_version == "v1":
@@ -97,6 +101,10 @@ class ImportConnection:
                 )
             # A server may serve v1 too, which would ignore the key.
             settings = replace(settings, api_version="v2")
+        if settings.console_url and settings.token and settings.token in settings.console_url:
+            raise ImportSettingInvalid(
+                f"{named}: extra 'console_url' holds the API key, and everybody who may see a task would see it."
+            )
         if (settings.address.project_id is None) != (settings.address.region_id is None):
             raise ImportSettingInvalid(f"{named}: extra 'project_id' and 'region_id' go together; one is missing.")
         if isinstance(settings.verify, str) or settings.cert is not None:
@@ -136,7 +144,37 @@ class ImportConnection:
     @property
     def server(self) -> str:
         """What tells the jobs of one server from those of another: its base URL and the database."""
-        return f"{self.base_url} {self.address.db_name or 'default'}"
+        return f"{self.base_url} {self._database}"
+
+    @property
+    def _database(self) -> str:
+        return self.address.db_name or DEFAULT_DATABASE
+
+    def collection(self, name: str, cluster_id: str | None = None) -> Collection:
+        """Return where a collection is.
+
+        Of a cluster, the address of the control plane says nothing: its id stands for it, as in `create_asset`.
+
+        :param cluster_id: counts instead of the connection's cluster.
+        """
+        if cluster := cluster_id or self.address.cluster_id:
+            return Collection(cluster.lower(), DEFAULT_PORT, self._database, name)
+        parts = urlsplit(self.base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return Collection(str(parts.hostname), port, self._database, name)
+
+    def job_page(self, job_id: str, cluster_id: str | None, collection_name: str | None) -> str | None:
+        """Return the URL of a job's page, or None where there is none, or something it names is not known."""
+        page = self.console_url
+        known = {
+            "job_id": job_id,
+            "cluster_id": cluster_id or self.address.cluster_id,
+            "collection_name": collection_name,
+        }
+        for name, value in known.items():
+            if page and f"{{{name}}}" in page:
+                page = page.replace(f"{{{name}}}", quote(value, safe="")) if value else None
+        return page
 
     def check_two_phase(self) -> None:
         """Refuse to wait for an uncommitted import where that cannot be seen.
@@ -219,7 +257,9 @@ class _Extra:
         try:
             return EXTRA_FIELDS[name].parse(value)
         except ValueError as promised:
-            raise ImportSettingInvalid(f"{self._named}: extra {name!r} must be {promised}, not {value!r}.") from None
+            # What stands before an @ may be a password.
+            shown = "" if "@" in str(value) else f", not {value!r}"
+            raise ImportSettingInvalid(f"{self._named}: extra {name!r} must be {promised}{shown}.") from None
 
     def warn_of_unknown(self) -> None:
         unknown = sorted(self._fields.keys() - EXTRA_FIELDS.keys())

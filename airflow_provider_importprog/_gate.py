@@ -23,6 +23,9 @@ from airflow_provider_importprog.exceptions import (
 )
 from airflow_provider_importprog.verdict import Verdict, judge
 
+XCOM_RETURN_KEY = "return_value"
+XCOM_JOB_KEY = "import_job"
+
 _LONGEST_BACK_OFF = 300.0
 _SHORTEST_BACK_OFF = 0.1
 # Two answers "unknown" lie that far apart at the least, where the grace does not say more.
@@ -248,6 +251,17 @@ class Gate:
             _messages.span(self.policy.poke_interval),
             " at first, and then less and less often" if self.policy.exponential_backoff else "",
         )
+
+    def opens(self, decision: Decision) -> None:
+        """Log that the gate opens, and what its job lacks."""
+        self._log.info("The gate opens after %s. %s", _messages.span(self.waited), decision.message)
+        if decision.job is not None and (shortfalls := _messages.shortfalls(decision.job)):
+            self._log.warning(
+                "Import job %s is completed, but %s. Check the collection; min_rows=... makes a gate fail over "
+                "missing rows.",
+                decision.job.job_id,
+                shortfalls,
+            )
 
     def waits_for(self, job: ImportJob) -> bool:
         """Whether this gate would wait on for a job like this."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -34,25 +34,26 @@ from airflow_provider_importprog.exceptions import (
     ImportRowsMissing,
     ImportSettingInvalid,
 )
+from airflow_provider_importprog.links import IMPORT_JOB_LINK
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_importprog import _messages
+    from airflow_provider_importprog import _end_in_triggerer, _messages
     from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState, seconds_now
     from airflow_provider_importprog._gate_store import GateStore
+    from airflow_provider_importprog._lineage import Import
     from airflow_provider_importprog.api.model import ImportJob, ImportState
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
     from airflow_provider_importprog.verdict import Verdict
 else:
-    _messages, GateStore = AtRunTime("_messages"), AtRunTime("_gate_store", "GateStore")
+    _end_in_triggerer, _messages = AtRunTime("_end_in_triggerer"), AtRunTime("_messages")
+    GateStore = AtRunTime("_gate_store", "GateStore")
     Decision, Gate, GatePolicy = (AtRunTime("_gate", name) for name in ("Decision", "Gate", "GatePolicy"))
     GateState, seconds_now = AtRunTime("_gate", "GateState"), AtRunTime("_gate", "seconds_now")
     ImportJob, ImportState = AtRunTime("api.model", "ImportJob"), AtRunTime("api.model", "ImportState")
     Verdict = AtRunTime("verdict", "Verdict")
-
-XCOM_RETURN_KEY = "return_value"
-XCOM_JOB_KEY = "import_job"
 
 # Verdicts as the strings that they are, because a DAG file need not load them.
 _EXCEPTIONS: dict[str, type[ImportProgressException]] = {
@@ -78,6 +79,8 @@ class ImportGateOperator(BaseSensorOperator):
     """
 
     ui_color = "#d7f0ef"
+    # Of the class, because mapped tasks have none but these.
+    operator_extra_links = (IMPORT_JOB_LINK,)
     #: Whether the job is aborted where a person ends the task.
     abort_on_kill = False
     #: The connection of an object storage whose keys the server was told, and may echo.
@@ -96,6 +99,7 @@ class ImportGateOperator(BaseSensorOperator):
         outage_tolerance: float | timedelta = 900,
         unknown_job_grace: float | timedelta = 60,
         deferrable: bool = DEFAULT_DEFERRABLE,
+        end_from_trigger: bool = False,
         poke_interval: float | timedelta = 30,
         timeout: float | timedelta = 24 * 60 * 60,
         **kwargs: Any,
@@ -112,6 +116,8 @@ class ImportGateOperator(BaseSensorOperator):
         self.outage_tolerance = _validation.seconds(outage_tolerance, "outage_tolerance")
         self.unknown_job_grace = _validation.seconds(unknown_job_grace, "unknown_job_grace")
         self.deferrable = _validation.flag(deferrable, "deferrable")
+        # Not under the parameter's name: Airflow refuses a DAG with that attribute where any listener is installed.
+        self.ends_in_triggerer = _validation.flag(end_from_trigger, "end_from_trigger")
         self._start()
 
     def execute(self, context: Context) -> Any:
@@ -124,6 +130,8 @@ class ImportGateOperator(BaseSensorOperator):
         self._gate: Gate | None = None
         self._store: GateStore | None = None
         self._delay = 0.0
+        self._ended: Import | None = None
+        self.job_page: str | None = None
         self.__dict__.pop("_hook", None)
 
     def _wait(self, context: Context) -> Any:
@@ -131,7 +139,7 @@ class ImportGateOperator(BaseSensorOperator):
             gate = self._begin(context)
             if self.deferrable:
                 # A job that has ended never defers: the fewer quick deferrals, the fewer races in the scheduler.
-                decision = self._ask(gate)
+                decision = self._ask(gate, context)
                 if decision.verdict is Verdict.WAIT:
                     self._defer(gate, context)
                 return self._conclude(decision, gate, context)
@@ -141,11 +149,11 @@ class ImportGateOperator(BaseSensorOperator):
         """Ask once."""
         with self._soft_failing():
             gate = self._gate or self._begin(context)
-            decision = self._ask(gate)
+            decision = self._ask(gate, context)
             if self._forgets and gate.too_soon_unknown:
                 # The next process would not know of this answer, and one alone decides nothing.
                 time.sleep(decision.delay)
-                decision = self._ask(gate)
+                decision = self._ask(gate, context)
             if decision.verdict is not Verdict.WAIT:
                 return PokeReturnValue(True, self._conclude(decision, gate, context))
             self._delay = decision.delay
@@ -184,7 +192,7 @@ class ImportGateOperator(BaseSensorOperator):
         told = Decision(_verdict_of(event), str(event.get("message", "")), gate.job)
         if self.silent_fail and told.verdict in _NOT_FINAL:
             told = replace(told, verdict=Verdict.WAIT)
-        decision = self._ask_after(told, gate)
+        decision = self._ask_after(told, gate, context)
         if decision.verdict is Verdict.WAIT:
             self._defer(gate, context, try_started_at)
         return self._conclude(decision, gate, context)
@@ -263,7 +271,7 @@ class ImportGateOperator(BaseSensorOperator):
             return self._store.begun
         return gate.waited > max(self.poke_interval, 1)
 
-    def _ask(self, gate: Gate, told: Decision | None = None) -> Decision:
+    def _ask(self, gate: Gate, context: Context, told: Decision | None = None) -> Decision:
         """Ask once.
 
         :param told: what the trigger decided before this task resumed, if it did.
@@ -274,15 +282,20 @@ class ImportGateOperator(BaseSensorOperator):
             if told is not None and _still_holds(told, error):
                 return told
             return gate.failed(error)
+        self._show_link(context, job.collection_name)
         return gate.answered(job)
 
-    def _ask_after(self, told: Decision, gate: Gate) -> Decision:
+    def _show_link(self, context: Context, collection_name: str | None = None) -> None:
+        if not self.job_page:
+            self.job_page = IMPORT_JOB_LINK.show(context, self._hook, self.job_id, self.cluster_id, collection_name)
+
+    def _ask_after(self, told: Decision, gate: Gate, context: Context) -> Decision:
         """Ask for the details, unless the trigger's event says all that can be known."""
         if told.verdict in _ANSWERED:  # so the server answered, and knew the job
             gate.state = replace(gate.state, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
         elif told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
             return told
-        decision = self._ask(gate, told)
+        decision = self._ask(gate, context, told)
         if told.verdict is Verdict.SETTING_INVALID and decision.verdict is Verdict.WAIT:
             return told  # what only the triggerer cannot do would send the task to and fro
         if told.verdict is Verdict.OPEN and decision.verdict is Verdict.WAIT:
@@ -292,7 +305,7 @@ class ImportGateOperator(BaseSensorOperator):
     def _defer(self, gate: Gate, context: Context, try_started_at: float | None = None) -> NoReturn:
         from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 
-        state = gate.state
+        state, end = gate.state, self._plan_of_end(context, is_first_leg=try_started_at is None)
         try_started_at = min(try_started_at or state.asked_at or seconds_now(), _try_started_at(context) or math.inf)
         deadline, error = self._first_deadline(state.started_at, try_started_at)
         left = deadline - seconds_now()
@@ -305,6 +318,7 @@ class ImportGateOperator(BaseSensorOperator):
                 importprog_conn_id=self.importprog_conn_id,
                 abort_on_kill=self.abort_on_kill,
                 storage_conn_id=self.storage_conn_id,
+                end=end,
             ),
             method_name=self.execute_complete.__name__,
             kwargs={
@@ -315,6 +329,17 @@ class ImportGateOperator(BaseSensorOperator):
             },
             timeout=timedelta(seconds=left),
         )
+
+    def _plan_of_end(self, context: Context, *, is_first_leg: bool) -> dict[str, bool] | None:
+        """Return how the triggerer ends the gate where it opens, or None where a worker does."""
+        if not self.ends_in_triggerer:
+            return None
+        reason = _end_in_triggerer.why_resume(self, ImportGateOperator, context)
+        if reason is None:
+            return _end_in_triggerer.plan(self, context)
+        if is_first_leg:
+            self.log.info("end_from_trigger has no effect: %s. The gate resumes on a worker at its end.", reason)
+        return None
 
     def _first_deadline(self, started_at: float, try_started_at: float) -> tuple[float, BaseException]:
         """Return when a deferred task ends at the latest, and the error that says why.
@@ -350,33 +375,67 @@ class ImportGateOperator(BaseSensorOperator):
 
     def _conclude(self, decision: Decision, gate: Gate, context: Context) -> list[dict[str, Any]]:
         """Open the gate, or fail; either way push what is known of the job and say how it ended."""
+        from airflow_provider_importprog._gate import XCOM_JOB_KEY, XCOM_RETURN_KEY
+
         job = decision.job
         files = [file.to_dict() for file in job.files] if job else []
         if job is not None and (ti := context.get("ti")):
-            ti.xcom_push(key=XCOM_JOB_KEY, value=job.summary())
+            summary = job.summary()
+            # For map_index_template, which Airflow renders again after execute.
+            cast("Any", context)[XCOM_JOB_KEY] = summary
+            ti.xcom_push(key=XCOM_JOB_KEY, value=summary)
             # What a deferral carried over holds no files, which is not to say that there were none.
             failed = decision.verdict in _ANSWERED and decision.verdict is not Verdict.OPEN
             if self.do_xcom_push and (failed or (files and decision.verdict is not Verdict.OPEN)):
                 ti.xcom_push(key=XCOM_RETURN_KEY, value=files)
-        waited = _messages.span(gate.waited)
+            if decision.verdict in _ANSWERED and job.collection_name:
+                self._report(job, decision.verdict is Verdict.OPEN, context)
         if decision.verdict is Verdict.OPEN and job is not None:
-            self.log.info("The gate opens after %s. %s", waited, decision.message)
-            if shortfalls := _messages.shortfalls(job):
-                self.log.warning(
-                    "Import job %s is completed, but %s. Check the collection; min_rows=... makes a gate fail over "
-                    "missing rows.",
-                    job.job_id,
-                    shortfalls,
-                )
+            gate.opens(decision)
             self._refresh_load(job)
             self._warn_of_mapping(len(files), context)
             return files
         seen = f" ({_messages.progress(job, None)})" if job else ""
-        self.log.error("The gate fails after %s%s. %s", waited, seen, decision.message)
+        self.log.error("The gate fails after %s%s. %s", _messages.span(gate.waited), seen, decision.message)
         if isinstance(decision.error, ImportSettingInvalid):
             decision.error.job = job
             raise decision.error  # it may be of a class of its own
         raise _EXCEPTIONS[decision.verdict](decision.message, job=job)
+
+    def _report(self, job: ImportJob, opens: bool, context: Context) -> None:
+        """Keep what OpenLineage will ask for, and tell the asset of the job's collection what came in."""
+        from airflow_provider_importprog._lineage import Import
+
+        collection = self._hook.collection(job.collection_name, self.cluster_id)
+        if self.wait_for == "completed":  # else nobody sees the rows yet, and the commit reports
+            self._ended = Import(job, collection, self._sources(job))
+        if opens:
+            told = {
+                "job_id": job.job_id,
+                "imported_rows": job.imported_rows,
+                "failed_files": len(job.failed_files),
+            }
+            for outlet in collection.among(self.outlets):
+                context["outlet_events"][outlet].extra.update(told)
+
+    def _sources(self, job: ImportJob) -> tuple[str, ...]:
+        """Return what a job read, as far as it is known."""
+        from airflow_provider_importprog import _lineage
+
+        return tuple(source for file in job.files for source in _lineage.named_by(file.file_name))
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what OpenLineage is told of an import that this task has seen end.
+
+        The OpenLineage provider finds it by its name, and calls it in a forked child: it asks nobody.
+        """
+        from airflow_provider_importprog import _lineage
+
+        return _lineage.facets(self._ended)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return the same of one whose end fails the task."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _refresh_load(self, job: ImportJob) -> None:
         """Ask the server, where that was asked for, to make the new rows of a loaded collection readable.
@@ -436,9 +495,7 @@ class ImportGateOperator(BaseSensorOperator):
     def _warn_of_mapping(self, files: int, context: Context) -> None:
         """Say what Airflow is about to do and why, which its own error does not."""
         most = conf.getint("core", "max_map_length", fallback=1024)
-        # Airflow does not check what a mapped task returns.
-        mapped = getattr(context.get("ti"), "map_index", -1) >= 0
-        if files <= most or mapped or not self.get_dag() or not any(self.iter_mapped_dependants()):
+        if files <= most or not self._is_mapped_over(context):
             return
         self.log.warning(
             "A task maps over the %s files that this one returns, and Airflow fails a task that returns more than %s "
@@ -446,6 +503,13 @@ class ImportGateOperator(BaseSensorOperator):
             f"{files:,}",
             f"{most:,}",
         )
+
+    def _is_mapped_over(self, context: Context) -> bool:
+        """Say whether a task maps over what this one returns, and Airflow checks how much that is."""
+        ti = context.get("ti")
+        # Of what a mapped task returns, Airflow checks nothing. One in a mapped group is none, which 2.11 does not say.
+        mapped = getattr(ti, "is_mapped", getattr(ti, "map_index", -1) >= 0)
+        return not mapped and self.get_dag() is not None and any(self.iter_mapped_dependants())
 
     @contextmanager
     def _soft_failing(self) -> Generator[None, None, None]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def _text(value: Any) -> str | None:
@@ -53,6 +55,24 @@ def _flag(value: Any) -> bool:
     if word == "true":
         return True
     raise ValueError("true or false")
+
+
+def _console_url(value: Any) -> str | None:
+    """Read the URL of a job's page: everybody who may see a task sees it, so it holds no credentials."""
+    url = _text(value)
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    whole = not re.search(r"[\s{}]", re.sub(r"\{(job_id|cluster_id|collection_name)\}", "", url))
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not whole:
+        raise ValueError(
+            "an http or https URL without a user name or a password, in which only {job_id}, {cluster_id} and "
+            "{collection_name} are in braces"
+        )
+    return url
 
 
 def _verify(value: Any) -> bool | str:
@@ -173,6 +193,14 @@ CONNECTION_FIELDS = (
         _positive,
     ),
     ConnectionField(
+        "console_url",
+        "Console URL",
+        "Page of an import job, for a link on its tasks; {job_id}, {cluster_id} and {collection_name} are filled in",
+        "https://console.example.com/{cluster_id}/jobs/{job_id}",
+        _TEXT,
+        _console_url,
+    ),
+    ConnectionField(
         "verify", "Verify TLS", "true, false, or the path of a CA bundle; true when empty", "true", _TEXT, _verify
     ),
     ConnectionField(
@@ -188,10 +216,19 @@ CONNECTION_FIELDS = (
 EXTRA_FIELDS = {each.name: each for each in CONNECTION_FIELDS if each.schema is not None}
 
 
+_FILES = "https://raw.githubusercontent.com/airflow-provider-importprog/airflow-provider-importprog/main"
+
+
 def provider_info(version: str) -> dict[str, Any]:
     """Describe the provider to Airflow."""
     integration = "Milvus / Zilliz Cloud import"
     package = "airflow_provider_importprog"
+    assets = {
+        "schemes": ["milvus"],
+        "handler": f"{package}.assets.sanitize_uri",
+        "factory": f"{package}.assets.create_asset",
+        "to_openlineage_converter": f"{package}.assets.convert_asset_to_openlineage",
+    }
     return {
         "package-name": "airflow-provider-importprog",
         "name": integration,
@@ -201,6 +238,8 @@ def provider_info(version: str) -> dict[str, Any]:
             {
                 "integration-name": integration,
                 "external-doc-url": "https://milvus.io/docs/import-data.md",
+                "logo": f"{_FILES}/{package}/logo.svg",
+                "how-to-guide": ["/docs/sensor.md", "/docs/operators.md"],
                 "tags": ["service"],
             }
         ],
@@ -225,9 +264,12 @@ def provider_info(version: str) -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": integration,
-                "python-modules": [f"{package}.triggers.import_progress"],
+                "python-modules": [f"{package}.triggers.import_progress", f"{package}.triggers.import_ended"],
             }
         ],
+        "asset-uris": [assets],
+        "dataset-uris": [assets],  # Airflow 2
+        "extra-links": [f"{package}.links.ImportJobLink"],
         "connection-types": [
             {
                 "connection-type": "importprog",

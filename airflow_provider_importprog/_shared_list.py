@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any
 
 from airflow_provider_importprog.api.client import JobList, Progress
-from airflow_provider_importprog.api.model import ImportJob, ImportState
+from airflow_provider_importprog.api.model import ENDED, ImportJob
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ _LONGEST_REST = 16
 # A list that does not show a job which the server knows will not be worth asking.
 _MOST_MISSED = 2
 _SPREAD = 1.05
-
-_ENDED = frozenset({ImportState.COMPLETED, ImportState.FAILED})
 
 
 @dataclass(frozen=True)
@@ -206,6 +204,6 @@ def _is_behind(listing: Listing, said: ImportJob) -> bool:
     listed = listing.jobs.get(said.job_id)
     if listed is None:
         return False
-    if said.state in _ENDED:
-        return listed.state not in _ENDED
-    return listing.shows_progress and listed.state not in _ENDED and listed.progress < int(said.progress)
+    if said.state in ENDED:
+        return listed.state not in ENDED
+    return listing.shows_progress and listed.state not in ENDED and listed.progress < int(said.progress)

@@ -86,6 +86,24 @@ def seconds(value: Any, name: str) -> float:
     return float(value)
 
 
+def interval(value: Any, name: str) -> float:
+    """Return the span of time between two polls, more than 0, in seconds."""
+    span = seconds(value, name)
+    if not span:
+        raise ImportSettingInvalid(f"{name} must be more than 0 seconds.")
+    return span
+
+
+def ended_states(value: Any) -> list[str]:
+    """Return states in which an import job has ended, in one order."""
+    from airflow_provider_importprog.api.model import ENDED  # a DAG file that has a sensor needs none of them
+
+    ended = [str(state) for state in ENDED]
+    if not isinstance(value, (list, tuple, set, frozenset)) or not value or not all(one in ended for one in value):
+        raise ImportSettingInvalid(f"states must be a list of {' and '.join(ended)}, or of one of them, not {value!r}.")
+    return [state for state in ended if state in value]
+
+
 def min_rows(value: Any) -> int | None:
     """Return a number of rows, or None where any number will do."""
     if value is None:

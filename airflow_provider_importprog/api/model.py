@@ -24,6 +24,10 @@ class ImportState(str, Enum):
         return self.value
 
 
+#: The states in which a job stays.
+ENDED = (ImportState.COMPLETED, ImportState.FAILED)
+
+
 def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a dataclass's fields as plain JSON: times in ISO 8601, a state as its string."""
     return {name: _plain_value(value) for name, value in fields}

@@ -123,6 +123,11 @@ class Emulator:
         """The collections of all `refresh_load` requests, as ``collection`` or ``database.collection``."""
         return list(self._state.refresh_loads)
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Collections by their alias, both as ``name`` or ``database.name``."""
+        return dict(self._state.aliases)
+
     def engine(self) -> AbstractContextManager[Any]:
         """Hand out Milvus Lite's engine (a `milvus_lite.MilvusLite`); imports wait until it is given back. Lite only.
 
@@ -223,6 +228,10 @@ class Emulator:
     def use_profile(self, profile: str | ServerProfile | None = None, **settings: Any) -> None:
         """Become another server, or change some settings of this one (None)."""
         self._state.profile = server_profile(self._state.profile if profile is None else profile, settings)
+
+    def set_duration(self, seconds: float) -> None:
+        """Set how long later jobs take; simulated only."""
+        simulated(self._backend).set_duration(seconds)
 
     def set_collections(self, names: Iterable[str] | None) -> None:
         """Set what collections exist, as ``collection`` or ``database.collection``, None for any; simulated only."""

@@ -32,7 +32,7 @@ from airflow_provider_importprog.emulator.state import ServerState
 
 CONTROL = "/emulator"
 V1, V2 = "/v1/vector/collections/import", "/v2/vectordb/jobs/import"
-COLLECTIONS, ENTITIES = "/v2/vectordb/collections", "/v2/vectordb/entities"
+COLLECTIONS, ENTITIES, ALIASES = "/v2/vectordb/collections", "/v2/vectordb/entities", "/v2/vectordb/aliases"
 REFRESH_LOAD = f"{COLLECTIONS}/refresh_load"
 CALL_OF_PATH = {
     f"{V1}/get": "get",
@@ -101,6 +101,8 @@ class Server:
             app.router.add_post(f"{COLLECTIONS}/drop", self._control(self._on_collection(rows.drop_collection)))
             app.router.add_post(f"{ENTITIES}/query", self._control(self._on_collection(rows.query)))
             app.router.add_post(f"{ENTITIES}/search", self._control(self._on_collection(rows.search)))
+        app.router.add_post(f"{ALIASES}/create", self._api(self._v2_alias))
+        app.router.add_post(f"{ALIASES}/alter", self._api(self._v2_alias))
         app.router.add_get(CONTROL, self._control(self._control_show))
         for name, control in (
             ("outage", self._control_outage),
@@ -297,9 +299,21 @@ class Server:
     async def _v2_refresh_load(self, request: web.Request) -> dict[str, Any]:
         body = await json_object(request)
         collection, database = text(body, "collectionName", required=True), database_of(request, body)
-        self._state.refresh_loads.append(f"{database}.{collection}" if database else collection)
+        self._state.refresh_loads.append(qualified(database, collection))
         await asyncio.to_thread(self._backend.check, database, collection)
         await asyncio.to_thread(self._backend.refresh_load, database, collection)
+        return {}
+
+    async def _v2_alias(self, request: web.Request) -> dict[str, Any]:
+        body = await json_object(request)
+        name, collection = text(body, "aliasName", required=True), text(body, "collectionName", required=True)
+        database = database_of(request, body)
+        alias = qualified(database, name)
+        if request.path == f"{ALIASES}/alter" and alias not in self._state.aliases:
+            where = f"[database={database or 'default'}][alias={name}]"
+            raise ApiError(api.ALIAS_NOT_FOUND, f"alias not found{where}")
+        await asyncio.to_thread(self._backend.check, database, collection)
+        self._state.aliases[alias] = qualified(database, collection)
         return {}
 
     def _parse_error(self, job_id: str) -> str | None:
@@ -470,6 +484,7 @@ class Server:
             "createRequests": self._state.create_requests,
             "requests": dict(self._state.requests),
             "refreshLoads": list(self._state.refresh_loads),
+            "aliases": dict(self._state.aliases),
             "jobs": [v2_record(job) for job in jobs],
         }
 
@@ -570,6 +585,11 @@ def page_of(jobs: list[JobStatus], values: Any) -> tuple[list[JobStatus], dict[s
     """Return the jobs of the page that was asked for, and what the answer says of it."""
     size, page = positive(values.get("pageSize"), "pageSize", 10), positive(values.get("currentPage"), "currentPage", 1)
     return jobs[(page - 1) * size : page * size], {"count": len(jobs), "currentPage": page, "pageSize": size}
+
+
+def qualified(database: str, name: str) -> str:
+    """Write a collection or an alias with its database, the default one without."""
+    return f"{database}.{name}" if database else name
 
 
 def database_of(request: web.Request, body: dict[str, Any]) -> str:

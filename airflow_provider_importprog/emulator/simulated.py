@@ -178,6 +178,9 @@ class SimulatedBackend:
         self._lock = threading.Lock()
         self.set_collections(collections)
 
+    def set_duration(self, seconds: float) -> None:
+        self._duration = seconds
+
     def start(self) -> None:
         pass
 

@@ -25,5 +25,7 @@ class ServerState:
     """Create requests that could be read."""
     refresh_loads: list[str] = field(default_factory=list)
     """Collections that were to be refreshed, one for each request, as ``collection`` or ``database.collection``."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Collections by their alias, both as ``name`` or ``database.name``."""
     jobs_by_key: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """Job ids by database, collection and idempotency key."""

@@ -54,6 +54,7 @@ from airflow_provider_importprog.exceptions import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from airflow_provider_importprog._collection import Collection
     from airflow_provider_importprog._storage import StorageKeys
 
 T = TypeVar("T")
@@ -234,9 +235,25 @@ class ImportProgressHook(BaseHook):
         return self._client.session
 
     @property
+    def base_url(self) -> str:
+        """Base URL of the server, without a slash at its end."""
+        return self._client.settings.base_url
+
+    def job_page(self, job_id: str, cluster_id: str | None = None, collection_name: str | None = None) -> str | None:
+        """Return the URL of a job's page, made from the connection's ``console_url``.
+
+        None where the connection names no such page, or where the URL names something that is not given.
+        """
+        return self._client.settings.job_page(job_id, cluster_id, collection_name)
+
+    @property
     def server(self) -> str:
         """What tells the jobs of this server from those of another: its base URL and the database."""
         return self._client.settings.server
+
+    def collection(self, name: str, cluster_id: str | None = None) -> Collection:
+        """Return where a collection of this connection is, as its asset and OpenLineage name it."""
+        return self._client.settings.collection(name, cluster_id)
 
     @property
     def idempotency_keys(self) -> bool:
@@ -344,6 +361,12 @@ class ImportProgressAsyncHook(BaseHook):
         if self._entered is not None:
             await self._entered.aclose()
             self._entered = None
+
+    async def place(self, cluster_id: str | None = None) -> list[str | None]:
+        """Return what tells the jobs of one list from those of another: the server, its database, and the cluster."""
+        settings = await self._settings()
+        address = settings.address
+        return [settings.server, cluster_id or address.cluster_id, address.project_id, address.region_id]
 
     get_import_progress = _awaited(ImportProgressHook.get_import_progress)
     create_import_job = _awaited(ImportProgressHook.create_import_job)
@@ -458,15 +481,16 @@ class _Session(AbstractAsyncContextManager["_Session"]):
 
     async def _read_storage_keys(self, client: AsyncClient, call: Call[Any]) -> None:
         """Have a client that many share redact what this session told the server, or know that it cannot."""
-        self._redacting.close()
+        keys = unread = None
         try:
             keys = await self._hook._read_storage_keys()
         except Exception as error:
-            self._unread = error
+            unread = error
+        # Nothing is awaited from here on: what holds until now must hold while the keys are read.
+        self._redacting.close()
+        self._keys_read, self._unread = unread is None, unread
+        if unread is not None:
             self._redacting.enter_context(client.cannot_redact())
-            keys = None
-        else:
-            self._keys_read, self._unread = True, None
         self._redacting.enter_context(client.redactor.adding(_secrets_of(call, keys)))
 
 

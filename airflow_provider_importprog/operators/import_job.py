@@ -14,9 +14,12 @@ from airflow_provider_importprog import _messages, _submission, _validation
 from airflow_provider_importprog._gate_operator import ImportGateOperator, hook_of
 from airflow_provider_importprog.api.protocol import NewImportJob
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
+from airflow_provider_importprog.links import IMPORT_JOB_LINK
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
+
+    from airflow_provider_importprog.api.model import ImportJob
 
 XCOM_JOB_ID_KEY = "job_id"
 _STORAGE_KEYS = ("access_key", "secret_key", "session_token")
@@ -135,6 +138,7 @@ class CreateImportJobOperator(_SubmittingOperator):
             self._submitting = True
             self.job_id = submission.run()
         context["ti"].xcom_push(key=XCOM_JOB_ID_KEY, value=self.job_id)
+        self._show_link(context, str(self.collection_name))
         return self._wait(context) if self.wait else self.job_id
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
@@ -157,6 +161,10 @@ class CreateImportJobOperator(_SubmittingOperator):
             self.log.warning("The task was ended while it submitted its import, which may go on.")
         else:
             super().on_kill()
+
+    def _sources(self, job: ImportJob) -> tuple[str, ...]:
+        entries = _validation.entries(self.object_urls, "object_urls") or []
+        return tuple(url for entry in entries for url in entry)
 
     def _job_id_of_this_task(self) -> str | None:
         # Airflow 2.11 loads psutil and more with it, which no DAG file should pay for.
@@ -244,6 +252,7 @@ class CommitImportJobOperator(_SubmittingOperator):
             job_id, cluster_id = _validation.job_id(self.job_id), self._cluster
             self._repeater(lambda: self._hook.commit_import_job(job_id, cluster_id))
         self.log.info("Import job %s is committed.", job_id)
+        self._show_link(context)
         return self._wait(context) if self.wait else job_id
 
 
@@ -263,6 +272,8 @@ class AbortImportJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("job_id", "cluster_id", "importprog_conn_id")
     ui_color = "#f6d9c9"
+    operator_extra_links = (IMPORT_JOB_LINK,)
+    job_page: str | None = None
     _clock: ClassVar[_submission.Clock] = _submission.Clock()
 
     def __init__(
@@ -285,12 +296,14 @@ class AbortImportJobOperator(BaseOperator):
         hook = hook_of(self.importprog_conn_id)
         job_id, cluster_id = _validation.job_id(self.job_id), _validation.optional_text(self.cluster_id, "cluster_id")
         try:
-            was = _messages.progress(hook.get_import_progress(job_id, cluster_id), None)
+            job = hook.get_import_progress(job_id, cluster_id)
+            was, collection = _messages.progress(job, None), job.collection_name
         except ImportProgressException:
-            was = "in a state that is not known"
+            was, collection = "in a state that is not known", None
         _submission.Repeater(self.outage_tolerance, self.log, self._clock)(
             lambda: hook.abort_import_job(job_id, cluster_id)
         )
+        self.job_page = IMPORT_JOB_LINK.show(context, hook, job_id, cluster_id, collection)
         self.log.info("Import job %s is aborted, and its rows are dropped. It was %s.", job_id, was)
         return job_id
 

@@ -35,6 +35,8 @@ class ImportProgressSensor(ImportGateOperator):
         answer that says so, and for two answers at least: it may have been submitted just now.
     :param deferrable: wait in the triggerer, and take no worker meanwhile. Airflow's ``default_deferrable``
         unless set.
+    :param end_from_trigger: end in the triggerer where the gate opens there, without a worker. Airflow 3.3 and later;
+        where something would be lost by it, the gate resumes on a worker all the same, and says why in its log.
     :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds (or a timedelta) after which the sensor gives up.
 
@@ -63,6 +65,7 @@ class ImportProgressSensor(ImportGateOperator):
         outage_tolerance: float | timedelta = 900,
         unknown_job_grace: float | timedelta = 60,
         deferrable: bool = DEFAULT_DEFERRABLE,
+        end_from_trigger: bool = False,
         poke_interval: float | timedelta = 30,
         timeout: float | timedelta = 24 * 60 * 60,
         **kwargs: Any,
@@ -78,6 +81,7 @@ class ImportProgressSensor(ImportGateOperator):
             outage_tolerance=outage_tolerance,
             unknown_job_grace=unknown_job_grace,
             deferrable=deferrable,
+            end_from_trigger=end_from_trigger,
             poke_interval=poke_interval,
             timeout=timeout,
             **kwargs,

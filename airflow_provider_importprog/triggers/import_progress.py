@@ -9,9 +9,9 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_provider_importprog import _messages, _validation
+from airflow_provider_importprog import _end_in_triggerer, _messages, _validation
 from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState
 from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
 from airflow_provider_importprog.verdict import Verdict
@@ -52,6 +52,7 @@ class ImportProgressTrigger(BaseTrigger):
     :param max_wait: seconds; no longer than that between two polls.
     :param silent_fail: log what is not final, and wait on.
     :param state: what else the gate has seen, as ``GateState.to_dict`` gives it; None for nothing.
+    :param end: what a push of the gate's XComs takes, to end the task here where the gate opens; None to resume it.
     :param newer: what a newer release wrote into the row, as there may be during an upgrade. It is ignored.
     """
 
@@ -75,6 +76,7 @@ class ImportProgressTrigger(BaseTrigger):
         max_wait: Any = _POLICY.max_wait,
         silent_fail: Any = _POLICY.silent_fail,
         state: Any = None,
+        end: Any = None,
         **newer: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's own is untyped
@@ -99,6 +101,7 @@ class ImportProgressTrigger(BaseTrigger):
             "max_wait": (max_wait, _POLICY.max_wait),
             "silent_fail": (silent_fail, _POLICY.silent_fail),
             "state": (state, None),
+            "end": (end, None),
         }
         # A triggerer of an older release, as there may be during an upgrade, does not know them.
         self._row |= {name: value for name, (value, default) in later.items() if value != default}
@@ -143,6 +146,9 @@ class ImportProgressTrigger(BaseTrigger):
             gate = self._gate()
             await asyncio.sleep(gate.next_poll_in)
             decision = await self._wait(gate)
+            if await self._ends(gate, decision):
+                yield TaskSuccessEvent()
+                return
         except ImportSettingInvalid as error:
             decision = Decision(Verdict.SETTING_INVALID, str(error))
         event = {
@@ -151,6 +157,19 @@ class ImportProgressTrigger(BaseTrigger):
             "message": _messages.brief(decision.message, _LONGEST_MESSAGE),
         }
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
+
+    async def _ends(self, gate: Gate, decision: Decision) -> bool:
+        """End the gate here if it opens and that was asked for: say whether all was pushed that it hands on."""
+        end = self._row.get("end")
+        if end is None or decision.verdict is not Verdict.OPEN or decision.job is None:
+            return False
+        try:
+            await _end_in_triggerer.push(self.task_instance, end, decision.job)
+        except Exception as error:  # a worker meets it too, and says what it is
+            self.log.warning("The gate resumes on a worker: its XComs were not pushed (%s).", type(error).__name__)
+            return False
+        gate.opens(decision)
+        return True
 
     def _gate(self) -> Gate:
         """Return the gate that this row describes.
@@ -184,7 +203,7 @@ class ImportProgressTrigger(BaseTrigger):
         return _validation.optional_text(self._row["cluster_id"], "cluster_id")
 
     async def _hook(self) -> ImportProgressAsyncHook:
-        loaded = _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
+        loaded = await load_hook()
         conn_id = _validation.conn_id(self._row["importprog_conn_id"])
         storage_conn_id = _validation.optional_text(self._row.get("storage_conn_id"), "storage_conn_id")
         return loaded(conn_id, storage_conn_id)
@@ -213,12 +232,16 @@ class ImportProgressTrigger(BaseTrigger):
             await asyncio.sleep(decision.delay)
 
 
-@cache
-def _load_hook() -> type[ImportProgressAsyncHook]:
+async def load_hook() -> type[ImportProgressAsyncHook]:
     """Import the hook and all that it needs: half a second, in which the other gates of a triggerer must not stand.
 
     No DAG file should pay for it either.
     """
+    return _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
+
+
+@cache
+def _load_hook() -> type[ImportProgressAsyncHook]:
     for name in ("aiohttp", "yarl"):
         import_module(name)
     from airflow_provider_importprog.hooks.import_progress import ImportProgressAsyncHook

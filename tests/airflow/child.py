@@ -21,6 +21,7 @@ from typing import Any
 
 import airflow
 from airflow import settings
+from airflow.listeners.listener import get_listener_manager
 from airflow.providers.common.compat.sdk import DAG
 
 import airflow_provider_importprog.operators.import_job
@@ -132,8 +133,27 @@ def _run(spec: dict[str, Any]) -> int:
     settings.DAGS_FOLDER = spec["folder"]
     time.sleep = _sleep
     (_be_true_2 if AIRFLOW_2 else _be_true_3)()
-    runpy.run_path(f"{spec['folder']}/dag.py")["dag"].test()
+    dag = runpy.run_path(f"{spec['folder']}/dag.py")["dag"]
+    if AIRFLOW_2 and any(each.outlets for each in dag.tasks):
+        dag.sync_to_db()  # else it knows no dataset, and drops the events
+    run = dag.test()
+    get_listener_manager().hook.before_stopping(component=dag)  # else a listener's own processes live on
+    if spec["shown"]:
+        _show(dag, run, spec["shown"])
     return 0
+
+
+def _show(dag: Any, run: Any, path: str) -> None:
+    """Keep what the UI asks for of each task instance, in the way in which it does: its label, and its links."""
+    from airflow.serialization import serialized_objects
+
+    kind: Any = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
+    read = kind.from_dict(kind.to_dict(dag))
+    with open(path, "w") as file:
+        for ti in run.get_task_instances():
+            task = read.get_task(ti.task_id)
+            links = {name: task.get_extra_links(ti, name) for name in task.extra_links}
+            print(json.dumps([ti.task_id, ti.map_index, ti.rendered_map_index, links]), file=file)
 
 
 def main() -> None:

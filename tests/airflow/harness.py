@@ -63,6 +63,8 @@ class Ran:
     states: dict[str, str] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     xcoms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Label and links by task and map index, where they were asked for.
+    shown: dict[tuple[str, int], tuple[str | None, dict[str, str]]] = field(default_factory=dict)
     noted: list[Noted] = field(default_factory=list)
     log: str = ""
     seconds: float = 0.0
@@ -120,6 +122,7 @@ class Airflow:
         default_args: dict[str, Any] | None = None,
         env: dict[str, str] | None = None,
         kill_when: Callable[[], bool] | None = None,
+        show: bool = False,
     ) -> Ran:
         """Run a DAG to its end.
 
@@ -127,16 +130,23 @@ class Airflow:
         :param dag: arguments of the DAG, as they can be written in its file.
         :param env: what its process has besides, such as a connection.
         :param kill_when: asked often; once it says yes, the process gets a SIGTERM.
+        :param show: whether to ask for labels and links, as the UI does.
         """
         dag_id = f"d{next(self._numbers)}"
         folder = self.home / dag_id
         folder.mkdir()
-        notes, log = folder / "notes.jsonl", folder / "log"
+        notes, log, shown = folder / "notes.jsonl", folder / "log", folder / "shown.jsonl"
         lines = "\n".join(f"    {line}" for one in tasks for line in one.splitlines())
         (folder / "dag.py").write_text(
             _SOURCE.format(notes=str(notes), dag_id=dag_id, default_args=default_args or {}, dag=dag or {}, tasks=lines)
         )
-        spec = {"dag_id": dag_id, "folder": str(folder), "log": str(log), "env": env or {}}
+        spec = {
+            "dag_id": dag_id,
+            "folder": str(folder),
+            "log": str(log),
+            "env": env or {},
+            "shown": str(shown) if show else "",
+        }
         began = time.monotonic()
         self._child.stdin.write(json.dumps(spec) + "\n")
         pid = self._said(LONGEST)["pid"]
@@ -144,6 +154,11 @@ class Airflow:
         ran = Ran(log=log.read_text(), seconds=time.monotonic() - began, exit_code=exit_code)
         if notes.exists():
             ran.noted = [Noted(**json.loads(line)) for line in notes.read_text().splitlines()]
+        if show:
+            assert shown.exists(), ran.log
+            for line in shown.read_text().splitlines():
+                task_id, map_index, label, links = json.loads(line)
+                ran.shown[task_id, map_index] = (label, links)
         self._read(dag_id, ran)
         return ran
 

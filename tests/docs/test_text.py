@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
-from airflow_provider_importprog import exceptions, get_provider_info
+from airflow_provider_importprog import _lineage, exceptions, get_provider_info
 from airflow_provider_importprog._gate_operator import ImportGateOperator
+from airflow_provider_importprog.assets import create_asset
 from airflow_provider_importprog.emulator import PROFILES, Emulator
 from airflow_provider_importprog.emulator.__main__ import parser
 from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 from airflow_provider_importprog.operators.import_job import CreateImportJobOperator
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
+from airflow_provider_importprog.triggers.import_ended import ImportEndedTrigger
 from tests.docs.pages import PAGES, REPOSITORY, ROOT, anchors, blocks, prose, table, text_of, unquoted
 
 PACKAGE = ROOT / "airflow_provider_importprog"
@@ -110,6 +114,24 @@ def test_every_parameter_has_its_row(page: str, kind: type) -> None:
             assert literal_eval(with_unit[1]) == each.default, each.name
 
 
+def test_create_asset_has_these_parameters() -> None:
+    parameters = inspect.signature(create_asset).parameters.values()
+    defaults = {each.name: "" if each.default is each.empty else str(each.default) for each in parameters}
+    assert {unquoted(row[0]): unquoted(row[1]) for row in table("docs/assets.md", "parameter")} == defaults
+
+
+@pytest.mark.parametrize("row", table("docs/lineage.md", "URL"), ids=lambda row: row[0])
+def test_a_url_is_the_input_that_it_is_said_to_be(row: list[str]) -> None:
+    url, *names = map(unquoted, row)
+    assert _lineage.inputs([url]) == [tuple(names)]
+
+
+def test_every_parameter_of_the_watcher_has_its_row() -> None:
+    parameters = list(inspect.signature(ImportEndedTrigger).parameters.values())
+    rows = [[unquoted(cell) for cell in row[:2]] for row in table("docs/events.md", "parameter")]
+    assert rows == [[each.name, str(each.default).removesuffix(".0").replace("'", '"')] for each in parameters]
+
+
 def test_every_exception_has_its_row() -> None:
     base = exceptions.ImportProgressException
     kinds = {
@@ -184,3 +206,24 @@ def test_blocks_can_be_read(page: str) -> None:
 def test_the_whole_dag_for_zilliz_cloud_is_the_example() -> None:
     (block,) = blocks("docs/zilliz-cloud.md", "python")
     assert block == Path(ROOT / "example_dags" / "zilliz_cloud.py").read_text()
+
+
+def test_every_example_has_its_row() -> None:
+    rows = re.findall(r"example_dags/(\w+)\.py", "".join(row[1] for row in table("docs/examples.md", "I want to …")))
+    there = {path.stem for path in (ROOT / "example_dags").glob("*.py")} - {"run_example"}
+    assert sorted(rows) == sorted(there)
+
+
+def test_the_registry_is_told_of_what_is_there() -> None:
+    registered = yaml.safe_load(text_of(".airflow-registry.yaml"))
+    info = get_provider_info()
+    assert registered["package-name"] == info["package-name"]
+    assert registered["logo"] == info["integrations"][0]["logo"]
+    named = [each["module"] for kind in ("sensors", "operators", "hooks", "triggers") for each in registered[kind]]
+    for path in named:
+        module, _, name = path.rpartition(".")
+        assert inspect.isclass(getattr(importlib.import_module(module), name))
+    modules = {
+        module for kind in ("sensors", "operators", "hooks") for each in info[kind] for module in each["python-modules"]
+    }
+    assert modules <= {path.rpartition(".")[0] for path in named}

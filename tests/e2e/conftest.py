@@ -19,6 +19,7 @@ from tests.e2e.harness import Airflow, wait_until
 from tests.e2e.wire import LISTED, Wire
 
 LOGIN = "root"
+CONSOLE = "https://console.example/{collection_name}/jobs/{job_id}"
 BROKEN = "the file is broken: 白 & 'quoted'"
 
 # Only the group "browser" of pyproject.toml brings Selenium.
@@ -89,7 +90,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         ):
             airflow.start()
             for connection, cluster in (("e2e", ""), ("e2e_listed", LISTED), ("importprog_default", "")):
-                airflow.add_connection(connection, wire.url, LOGIN, password, api_version="v2", cluster_id=cluster)
+                extra = {"api_version": "v2", "cluster_id": cluster, "console_url": CONSOLE}
+                airflow.add_connection(connection, wire.url, LOGIN, password, **extra)
             yield Rig(airflow, emulator, wire, password)
             airflow.stop()
             assert airflow.processes() == []

@@ -31,6 +31,8 @@ from urllib.parse import quote
 import psutil
 import sqlalchemy
 
+from tests.e2e.cases import WORKERS
+
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = Path(__file__).resolve().parent / "dags"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -211,7 +213,7 @@ class Airflow:
             "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "200",
-            "AIRFLOW__CORE__PARALLELISM": "24",
+            "AIRFLOW__CORE__PARALLELISM": str(WORKERS),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
@@ -242,12 +244,15 @@ class Airflow:
             self.start_component(name)
         self.wait_until_ready()
 
-    def start_component(self, name: str) -> None:
-        """Start a component. Only the thread that lasts may do it: the kernel ends the component with its thread."""
+    def start_component(self, name: str, alias: str = "") -> None:
+        """Start a component, a second one under an alias.
+
+        Only the thread that lasts may do it: the kernel ends the component with its thread.
+        """
         # Logs are read from the disk; who serves them would outlive a component that is killed.
         options = ("--skip-serve-logs",) if name in ("scheduler", "triggerer") else ()
-        with self._output(name).open("ab") as output:
-            self.components[name] = subprocess.Popen(
+        with self._output(alias or name).open("ab") as output:
+            self.components[alias or name] = subprocess.Popen(
                 ("airflow", name, *options),
                 cwd=self.home,
                 env=self._env,
@@ -418,10 +423,10 @@ class Airflow:
         return instance.state, tries
 
     def xcoms(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """Return what a task instance left in XCom, by key."""
+        """Return what a task instance left in XCom, by key; without links, which Airflow writes as plain text."""
         query = "SELECT key, value FROM xcom WHERE dag_id = :d AND run_id = :r AND task_id = :t AND map_index = :m"
         found = self.rows(query, d=dag_id, r=run_id, t=task_id, m=map_index)
-        return {row["key"]: _decoded(row["value"]) for row in found}
+        return {row["key"]: _decoded(row["value"]) for row in found if not row["key"].startswith("_link_")}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str:
         """Return what a task logged: on workers and in triggerers, of every try."""

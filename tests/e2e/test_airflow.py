@@ -20,7 +20,7 @@ import requests
 from airflow_provider_importprog.emulator import Emulator
 from airflow_provider_importprog.emulator.simulated import rows_of
 from tests.e2e.cases import ENDINGS, KILLED, MODES, SUBMITTERS
-from tests.e2e.conftest import BROKEN, LOGIN, Rig
+from tests.e2e.conftest import BROKEN, CONSOLE, LOGIN, Rig
 from tests.e2e.harness import places_of, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -99,6 +99,10 @@ def gates_and_files_are_mapped(rig: Rig) -> None:
         for gates in ("gates", "rescheduled"):
             xcoms = rig.airflow.xcoms(*run, gates, index)
             assert (xcoms["import_job"]["job_id"], len(xcoms["return_value"])) == (job, index + 1)
+        shown = f"/api/v2/dags/mapped/dagRuns/{run[1]}/taskInstances/gates/"
+        assert rig.airflow.api("GET", f"{shown}{index}")["rendered_map_index"] == f"{job}: completed"
+        page = CONSOLE.format(collection_name="articles", job_id=job)
+        assert rig.airflow.api("GET", f"{shown}links?map_index={index}")["extra_links"] == {"Import job": page}
     assert rig.airflow.xcoms(*run, "count")["return_value"] == [1, 2]
     good, broken = (rig.airflow.xcoms(*run, "take", index)["return_value"] for index in (0, 1))
     assert good["types"] == FILE

@@ -186,6 +186,7 @@ def test_the_form_speaks_of_the_import_api(form: Form) -> None:
         "Idempotency keys",
         "Request timeout",
         "Requests per second",
+        "Console URL",
         "Verify TLS",
         "Client certificate",
     ):

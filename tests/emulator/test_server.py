@@ -147,6 +147,23 @@ def test_an_outage_that_is_silent_until_it_is_over(emulator: Emulator, clock: Cl
         assert [answer.result(10)] == [job["jobId"] for job in jobs]
 
 
+def test_an_alias_is_created_and_then_altered(emulator: Emulator) -> None:
+    emulator.set_collections(["old", "new"])
+
+    def said(call: str, collection: str, **more: str) -> int:
+        body = {"aliasName": "readers", "collectionName": collection, **more}
+        return int(post(emulator.url, f"/v2/vectordb/aliases/{call}", **body).json()["code"])
+
+    assert (said("alter", "new"), said("create", "old"), said("alter", "gone"), said("alter", "new")) == (
+        1600,
+        0,
+        100,
+        0,
+    )
+    assert said("create", "new", dbName="sales") == 800
+    assert emulator.aliases == {"readers": "new"}
+
+
 def test_a_rate_limit(emulator: Emulator, clock: Clock) -> None:
     emulator.rate_limit(requests=2, retry_after=3)
     answers = [get(emulator.url, f"{V1}/list") for _ in range(3)]

@@ -221,6 +221,46 @@ class TestExtra:
     def test_a_wrong_field_is_refused_and_named(self, extra: Any, said: str) -> None:
         assert said in refusal(extra)
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            pytest.param("ftp://console.example/{job_id}", id="ftp"),
+            pytest.param("javascript:alert(1)", id="javascript"),
+            pytest.param("console.example/{job_id}", id="no scheme"),
+            pytest.param("https:///jobs", id="no host"),
+            pytest.param("https://[console/jobs", id="no URL"),
+            pytest.param("https://console.example/{jobId}", id="another name"),
+            pytest.param("https://console.example/a b", id="a blank"),
+            pytest.param(f"https://{LOGIN}:{PASSWORD}@console.example/", id="user and password"),
+            pytest.param(f"https://console.example/?key={LOGIN}:{PASSWORD}", id="token"),
+            pytest.param(5, id="a number"),
+        ],
+    )
+    def test_a_console_url_that_is_no_page_or_shows_a_secret_is_refused(self, given: Any) -> None:
+        assert "extra 'console_url'" in refusal({"console_url": given})
+
+    @pytest.mark.parametrize(
+        ("given", "cluster_id", "collection_name", "page"),
+        [
+            ("", None, "books", None),
+            ("https://c.example/{job_id}", None, None, "https://c.example/4%2F7%3F"),
+            ("HTTPS://c.example/", None, None, "HTTPS://c.example/"),
+            (
+                "https://{cluster_id}.example/{collection_name}",
+                None,
+                "ü {job_id}",
+                "https://in01.example/%C3%BC%20%7Bjob_id%7D",
+            ),
+            ("https://c.example/{cluster_id}{cluster_id}", "in02", None, "https://c.example/in02in02"),
+            ("https://c.example/{collection_name}", None, None, None),
+        ],
+    )
+    def test_the_page_of_a_job(
+        self, given: str, cluster_id: str | None, collection_name: str | None, page: str | None
+    ) -> None:
+        settings = read({"console_url": given, "cluster_id": "in01"})
+        assert settings.job_page("4/7?", cluster_id, collection_name) == page
+
     def test_an_extra_without_a_bottom_is_no_json(self) -> None:
         connection = Connection(conn_id="milvus", conn_type="importprog", host="h")
         # Airflow 2 would stumble over it by itself.

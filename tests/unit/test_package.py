@@ -32,6 +32,8 @@ else:
 PACKAGE = Path(airflow_provider_importprog.__file__).parent
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HEAVY = {"aiohttp", "requests", "urllib3", "yarl"}
+AIRFLOW_2 = importlib.metadata.version("apache-airflow").startswith("2.")
+WATCHER = f"{PACKAGE.name}.triggers.import_ended"
 # Where a module's name is not its distribution's.
 DISTRIBUTIONS = {"airflow": "apache-airflow", "dateutil": "python-dateutil"}
 # Distributions that another one brings by contract: their types are in its API.
@@ -76,7 +78,7 @@ class TestProviderInfo:
 
     def test_every_module_it_names_can_be_imported_and_every_module_of_the_kind_is_named(self) -> None:
         named = set(named_modules(get_provider_info()))
-        for module in named:
+        for module in named - ({WATCHER} if AIRFLOW_2 else set()):
             importlib.import_module(module)
         there = {
             f"{PACKAGE.name}.{kind}.{path.stem}"
@@ -84,6 +86,23 @@ class TestProviderInfo:
             for path in (PACKAGE / kind).glob("[!_]*.py")
         }
         assert named == there
+
+    def test_its_links_and_its_logo_are_there(self) -> None:
+        info = get_provider_info()
+        for path in info["extra-links"]:
+            module, _, name = path.rpartition(".")
+            assert getattr(importlib.import_module(module), name)().name == "Import job"
+        (integration,) = info["integrations"]
+        assert (PYPROJECT.parent / integration["logo"].partition("/main/")[2]).is_file()
+        for page in integration["how-to-guide"]:
+            assert (PYPROJECT.parent / page.removeprefix("/")).is_file()
+
+    @pytest.mark.skipif(not AIRFLOW_2, reason="later ones have watchers")
+    def test_a_watcher_says_that_airflow_2_has_none(self) -> None:
+        from airflow.exceptions import AirflowOptionalProviderFeatureException
+
+        with pytest.raises(AirflowOptionalProviderFeatureException, match=r"needs Airflow 3\.0 or later, .* 2\.11\.\d"):
+            importlib.import_module(WATCHER)
 
     def test_its_connection_type_is_the_hooks(self) -> None:
         (connection,) = get_provider_info()["connection-types"]
@@ -97,8 +116,8 @@ class TestProviderInfo:
     def test_its_form_has_every_extra_of_the_design(self) -> None:
         (connection,) = get_provider_info()["connection-types"]
         assert " ".join(sorted(connection["conn-fields"])) == (
-            "api_version cert cluster_id db_name idempotency_keys max_requests_per_second project_id region_id timeout "
-            "verify"
+            "api_version cert cluster_id console_url db_name idempotency_keys max_requests_per_second project_id "
+            "region_id timeout verify"
         )
         assert connection["conn-fields"]["api_version"]["schema"]["enum"] == ["auto", "v1", "v2"]
 
@@ -145,8 +164,8 @@ class TestMetadata:
         required = {re.split(r"[^\w.-]", line)[0] for line in project["project"]["dependencies"]}
         used = set()
         for path in PACKAGE.rglob("*.py"):
-            if "emulator" in path.relative_to(PACKAGE).parts:
-                continue  # what it needs is in an extra
+            if {"emulator", "testing.py"} & set(path.relative_to(PACKAGE).parts):
+                continue  # what they need is in an extra, and pytest
             for name in imported_names(ast.parse(path.read_text())):
                 top = name.partition(".")[0]
                 if top not in sys.stdlib_module_names and top != PACKAGE.name:
@@ -174,7 +193,15 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 class TestWhatImportingCosts:
-    @pytest.mark.parametrize("module", ["operators.import_job", "sensors.import_progress", "triggers.import_progress"])
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "operators.import_job",
+            "sensors.import_progress",
+            "triggers.import_progress",
+            pytest.param("triggers.import_ended", marks=pytest.mark.skipif(AIRFLOW_2, reason="it has no watchers")),
+        ],
+    )
     def test_what_a_dag_file_imports_loads_no_http_client(self, module: str, of_airflow: frozenset[str]) -> None:
         loaded = modules_after(f"import airflow_provider_importprog.{module}")
         assert f"airflow_provider_importprog.{module}" in loaded

@@ -71,8 +71,8 @@ with DAG("ending", schedule=None, catchup=False):
     gate("cut_short", "deferrable", execution_timeout=timedelta(seconds=14), retries=0)
 
 with DAG("mapped", schedule=None, catchup=False):
-    jobs = conf("jobs")
-    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, **WAITS, **RETRIES)
+    jobs, label = conf("jobs"), "{{ import_job.job_id }}: {{ import_job.state }}"
+    gates = ImportProgressSensor.partial(task_id="gates", deferrable=True, map_index_template=label, **WAITS, **RETRIES)
     count(gates.expand(job_id=jobs).output)
     ImportProgressSensor.partial(task_id="rescheduled", mode="reschedule", **WAITS, **RETRIES).expand(job_id=jobs)
     take.expand(file=gate("gate", "deferrable", allow_failed_files=True).output)
@@ -83,6 +83,21 @@ with DAG("many_files", schedule=None, catchup=False):
 
 with DAG("too_many_files", schedule=None, catchup=False):
     process.expand(files=gate("gate", "deferrable", importprog_conn_id="e2e_listed", retries=0).output)
+
+# Gates that end in the triggerer where they open, and gates that resume all the same.
+ENDS: dict[str, Any] = {"deferrable": True, "end_from_trigger": True, **WAITS, **RETRIES}
+
+with DAG("in_triggerer", schedule=None, catchup=False):
+    gates = ImportProgressSensor.partial(task_id="gates", **ENDS)
+    count(gates.expand(job_id=conf("jobs")).output)
+    take.expand(file=gate("gate", "deferrable", end_from_trigger=True, allow_failed_files=True).output)
+    gate("quiet", "deferrable", end_from_trigger=True, do_xcom_push=False)
+    gate("called_back", "deferrable", end_from_trigger=True, on_success_callback=print)
+    gate("fails", "deferrable", end_from_trigger=True)
+    process.expand(files=gate("too_many", "deferrable", end_from_trigger=True, retries=0).output)
+
+with DAG("killed_in_triggerer", schedule=None, catchup=False):
+    ImportProgressSensor.partial(task_id="gates", **ENDS).expand(job_id=conf("jobs"))
 
 
 with DAG("planting", schedule=None, catchup=False):
