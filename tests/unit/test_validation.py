@@ -56,7 +56,7 @@ def test_good_input_is_made_uniform(name: str, value: Any, found: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [(name, value, words) for name, rows in BAD.items() for words, values in rows for value in values],
-    ids=lambda value: str(value)[:20],
+    ids=lambda value: str(value)[:12],
 )
 def test_bad_input_is_named(name: str, value: Any, words: str) -> None:
     with pytest.raises(ImportSettingInvalid, match=rf"^{name} (must be )?{words}"):
