@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_importprog import _messages
-from airflow_provider_importprog._gate import Gate, GatePolicy, GateState
+from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
 from airflow_provider_importprog.exceptions import (
     ImportApiRefused,
@@ -38,19 +38,26 @@ class Driven:
     def _new(self, state: GateState | None) -> None:
         self.gate = Gate("7", self.policy, log=self.log, state=state, clock=self.clock, timeout=self.timeout)
 
+    def after(self, seconds: float) -> Driven:
+        """Let time pass."""
+        self.clock.sleep(seconds)
+        return self
+
     def restart(self) -> None:
         """Go on in another process, which is told what this one had seen."""
         state = self.gate.state
         plain = json.loads(json.dumps({"started_at": state.started_at, "state": state.to_dict()}))
         self._new(GateState.from_dict(plain["state"], plain["started_at"]))
 
-    def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
-        decision = self.gate.failed(ImportApiUnreachable(message, retry_after=retry_after))
+    def fails(self, error: ImportProgressException) -> tuple[Verdict, float]:
+        decision = self.gate.failed(error)
         return decision.verdict, decision.delay
 
+    def down(self, message: str = "HTTP 503", retry_after: float | None = None) -> tuple[Verdict, float]:
+        return self.fails(ImportApiUnreachable(message, retry_after=retry_after))
+
     def unknown(self) -> tuple[Verdict, float]:
-        decision = self.gate.failed(UNKNOWN)
-        return decision.verdict, decision.delay
+        return self.fails(UNKNOWN)
 
     def goes_on(self, **fields: Any) -> tuple[Verdict, float]:
         decision = self.gate.answered(job(**fields))
@@ -77,90 +84,39 @@ INTO = "Import job 7 into collection 'articles'"
 
 class TestAnswers:
     def test_a_job_that_goes_on_is_polled_again_after_the_interval(self) -> None:
-        decision = Driven(poke_interval=12.0).gate.answered(job())
-        assert (decision.verdict, decision.delay, decision.message) == (WAIT, 12.0, "")
-        assert decision.job == job()
+        assert Driven(poke_interval=12.0).gate.answered(job()) == Decision(WAIT, "", job(), 12.0)
 
     @pytest.mark.parametrize(
         ("answer", "policy", "verdict", "message"),
         [
-            pytest.param(
-                job(DONE, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000),
-                {"min_rows": 12_000},
-                Verdict.OPEN,
-                f"{INTO} is completed: 2 files, 12,000 rows, 18.7 MB.",
-                id="totals",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(), failed("b.json", "the dim 4 is not 8"), file("c.json", error="row 7."))),
-                {},
-                Verdict.FILES_FAILED,
-                f"{INTO} is completed, but 2 of 3 files failed. b.json: the dim 4 is not 8. c.json: row 7. Set "
-                "allow_failed_files=True to go on without them.",
-                id="failed files",
-            ),
-            pytest.param(
-                job(DONE, 100, (failed("b.json", "row 7"),), error_message="row 7"),
-                {},
-                Verdict.FILES_FAILED,
-                f"{INTO} is completed, but 1 of 1 files failed. b.json: row 7. Set allow_failed_files=True to go on "
-                "without them.",
-                id="the reason of a completed job is its file's too",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(), failed("b.json", "bad"))),
-                {"allow_failed_files": True},
-                Verdict.OPEN,
-                f"{INTO} is completed: 1 of 2 files.",
-                id="failed files allowed",
-            ),
-            pytest.param(
-                job(ImportState.FAILED, 30, (file(), failed("b.json", "bad row")), error_message="disk full"),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} failed: disk full. b.json: bad row.",
-                id="failed job",
-            ),
-            pytest.param(
-                job(ImportState.FAILED),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} failed: the server gives no reason.",
-                id="failed job without a reason",
-            ),
-            pytest.param(
-                job(ImportState.FAILED, 0, (failed("b.json", "aborted by user"),), error_message="aborted by user"),
-                {},
-                Verdict.JOB_FAILED,
-                f"{INTO} did not fail by itself but was aborted: aborted by user. Its rows are dropped. To import them "
-                "after all, submit a new import job.",
-                id="aborted job",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(),), imported_rows=1234),
-                {"min_rows": 1235},
-                Verdict.ROWS_MISSING,
-                f"{INTO} is completed with 1,234 rows, and min_rows is 1,235. Check the files that were imported, or "
-                "set a smaller min_rows.",
-                id="rows missing",
-            ),
-            pytest.param(
-                job(DONE, 100, (file(),)),
-                {"min_rows": 1},
-                Verdict.SETTING_INVALID,
-                f"{INTO} is completed, but min_rows=1 cannot be checked: the server counts no rows (API v1 never "
-                "does). Leave min_rows out, or set api_version v2 in the connection.",
-                id="rows that nobody counts",
-            ),
-            pytest.param(
-                job(ImportState.COMMITTING, 99),
-                {"wait_for": "uncommitted"},
-                Verdict.OPEN,
-                f"{INTO} is committing: 0 files.",
-                id="later than uncommitted",
-            ),
+            (job(DONE, 100, (file(), file("b.json")), imported_rows=12_000, file_size=18_700_000), {"min_rows": 12_000},
+             Verdict.OPEN, f"{INTO} is completed: 2 files, 12,000 rows, 18.7 MB."),
+            (job(DONE, 100, (file(), failed("b.json", "the dim 4 is not 8"), file("c.json", error="row 7."))), {},
+             Verdict.FILES_FAILED, f"{INTO} is completed, but 2 of 3 files failed. b.json: the dim 4 is not 8. c.json: "
+             "row 7. Set allow_failed_files=True to go on without them."),
+            (job(DONE, 100, (failed("b.json", "row 7"), file("ok")), error_message="row 7"), {},
+             Verdict.FILES_FAILED, f"{INTO} is completed, but 1 of 2 files failed. b.json: row 7. Set "
+             "allow_failed_files=True to go on without them."),  # its reason is its file's own
+            (job(DONE, 100, (file(), failed("b.json", "bad"))), {"allow_failed_files": True},
+             Verdict.OPEN, f"{INTO} is completed: 1 of 2 files."),
+            (job(ImportState.FAILED, 30, (file(), failed("b.json", "bad row")), error_message="disk full"), {},
+             Verdict.JOB_FAILED, f"{INTO} failed: disk full. b.json: bad row."),
+            (job(ImportState.FAILED), {}, Verdict.JOB_FAILED, f"{INTO} failed: the server gives no reason."),
+            (job(ImportState.FAILED, 0, (failed("b.json", "Aborted by user: x"),), error_message="Aborted by user: x."),
+             {}, Verdict.JOB_FAILED, f"{INTO} did not fail by itself but was aborted: Aborted by user: x. Its rows are "
+             "dropped. To import them after all, submit a new import job."),
+            (job(DONE, 100, (file(),), imported_rows=1234), {"min_rows": 1235},
+             Verdict.ROWS_MISSING, f"{INTO} is completed with 1,234 rows, and min_rows is 1,235. Check the files that "
+             "were imported, or set a smaller min_rows."),
+            (job(DONE, 100, (file(),)), {"min_rows": 1},
+             Verdict.SETTING_INVALID, f"{INTO} is completed, but min_rows=1 cannot be checked: the server counts no "
+             "rows (API v1 never does). Leave min_rows out, or set api_version v2 in the connection."),
+            (job(ImportState.COMMITTING, 99), {"wait_for": "uncommitted"},
+             Verdict.OPEN, f"{INTO} is committing: 0 files."),
         ],
-    )
+        ids=["totals", "failed files", "its reason", "allowed", "failed", "no reason", "aborted", "rows", "no rows",
+             "later than uncommitted"],
+    )  # fmt: skip
     def test_an_end_is_told_with_what_to_do(
         self, answer: ImportJob, policy: dict[str, Any], verdict: Verdict, message: str
     ) -> None:
@@ -184,13 +140,6 @@ class TestAnswers:
         gate = Gate("7", GatePolicy(outage_tolerance=0), log=Log(), job=ImportJob.from_summary(job().summary()))
         assert gate.failed(ImportApiUnreachable("HTTP 503")).job == job()
 
-    @pytest.mark.parametrize("error", [ImportApiRefused("code 1100"), ImportProgressException("code 1100")])
-    def test_an_error_that_carries_no_wait_is_an_outage_too(self, error: ImportProgressException) -> None:
-        driven = Driven()
-        assert driven.gate.failed(error).verdict is WAIT
-        driven.clock.sleep(900)
-        assert driven.gate.failed(error).verdict is Verdict.UNREACHABLE
-
     @pytest.mark.parametrize(
         "error", [ImportSettingInvalid("No connection."), ImportApiUnauthorized("No."), ImportApiUnreachable("Down.")]
     )
@@ -212,9 +161,8 @@ class TestUnknownJob:
         driven = Driven(poke_interval=25.0, unknown_job_grace=60.0)
         seen = []
         for _ in range(4):
-            verdict, delay = driven.unknown()
-            seen.append((verdict, delay))
-            driven.clock.sleep(delay)
+            seen.append(driven.unknown())
+            driven.clock.sleep(seen[-1][1])
         assert seen == [(WAIT, 25.0), (WAIT, 25.0), (WAIT, 10.0), (Verdict.JOB_UNKNOWN, 0.0)]
 
     @pytest.mark.parametrize(("interval", "delay"), [(30.0, 5.0), (1.0, 1.0)])
@@ -228,12 +176,9 @@ class TestUnknownJob:
         driven = Driven(poke_interval=300.0, unknown_job_grace=60.0)
         if before != "nothing":
             (driven.goes_on if before == "a good answer" else driven.down)()
-        driven.clock.sleep(3000)
-        assert driven.unknown() == (WAIT, 60.0)
-        driven.clock.sleep(59)
-        assert driven.unknown()[0] is WAIT
-        driven.clock.sleep(1)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(3000).unknown() == (WAIT, 60.0)
+        assert driven.after(59).unknown()[0] is WAIT
+        assert driven.after(1).unknown()[0] is Verdict.JOB_UNKNOWN
 
     @pytest.mark.parametrize("between", ["restart", "down", "both"])
     def test_a_restart_and_an_outage_do_not_begin_the_row_anew(self, between: str) -> None:
@@ -244,44 +189,35 @@ class TestUnknownJob:
             driven.down()
         if between != "down":
             driven.restart()
-        driven.clock.sleep(30)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(30).unknown()[0] is Verdict.JOB_UNKNOWN
 
     def test_a_good_answer_begins_it_anew_and_the_job_is_handed_on(self) -> None:
         driven = Driven(unknown_job_grace=60.0)
         driven.unknown()
-        driven.clock.sleep(59)
-        driven.goes_on()
-        driven.clock.sleep(59)
-        assert driven.unknown() == (WAIT, 30.0)
-        driven.clock.sleep(60)
-        decision = driven.gate.failed(UNKNOWN)
+        driven.after(59).goes_on()
+        assert driven.after(59).unknown() == (WAIT, 30.0)
+        decision = driven.after(60).gate.failed(UNKNOWN)
         assert (decision.verdict, decision.job) == (Verdict.JOB_UNKNOWN, job())
         assert decision.message.startswith("The server has no record of import job 7. ")
         assert "48 hours from 2.6.24 and 3.0.2, and for 3 hours before" in decision.message
         assert "How the import ended is not known: check the collection" in decision.message
 
-    def test_with_endless_grace_it_waits_on(self) -> None:
+    def test_with_endless_grace_it_waits_on_and_logs_it_once_in_a_row(self) -> None:
         driven = Driven(unknown_job_grace=INF)
-        driven.unknown()
-        driven.clock.sleep(10**9)
-        assert driven.unknown() == (WAIT, 30.0)
-
-    def test_it_is_logged_once_in_a_row_and_the_servers_words_are_no_format(self) -> None:
-        driven = Driven()
         for _ in range(3):
-            driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
-            driven.clock.sleep(10)
+            assert driven.fails(ImportJobUnknown("100 %s of nothing.")) == (WAIT, 30.0)
+            driven.clock.sleep(10**9)
         driven.goes_on()
-        driven.gate.failed(ImportJobUnknown("100 %s of nothing."))
+        driven.fails(ImportJobUnknown("100 %s of nothing."))
         line = "100 %s of nothing. It may have been submitted just now: waiting for it."
         assert driven.log.text == [line, "Import job 7: importing, 50 %", line]
 
 
 class TestOutage:
-    def test_without_tolerance_the_first_error_ends_it(self) -> None:
+    @pytest.mark.parametrize("kind", [ImportApiUnreachable, ImportApiRefused, ImportProgressException])
+    def test_without_tolerance_the_first_error_ends_it(self, kind: type[ImportProgressException]) -> None:
         driven = Driven(outage_tolerance=0.0)
-        decision = driven.gate.failed(ImportApiUnreachable("HTTP 503"))
+        decision = driven.gate.failed(kind("HTTP 503"))
         assert decision.verdict is Verdict.UNREACHABLE
         assert decision.message == (
             "No good answer about import job 7 for 0 s (outage_tolerance is 0 s). The import itself may well go on. "
@@ -295,12 +231,10 @@ class TestOutage:
     )
     def test_it_ends_exactly_at_the_tolerance(self, after: float, verdict: Verdict, restart: bool) -> None:
         driven = Driven(outage_tolerance=900.0)
-        driven.clock.sleep(5000)
-        driven.down()
+        driven.after(5000).down()
         if restart:
             driven.restart()
-        driven.clock.sleep(after)
-        assert driven.down()[0] is verdict
+        assert driven.after(after).down()[0] is verdict
 
     @pytest.mark.parametrize("interval", [0.0, 30.0, 301.0, 3600.0])
     def test_the_back_off_doubles_up_to_five_minutes_with_a_quarter_of_jitter(self, interval: float) -> None:
@@ -326,8 +260,7 @@ class TestOutage:
         driven = Driven(poke_interval=30.0, **limit)
         assert driven.down(retry_after=5000.0) == (WAIT, 100.0)
         assert driven.log.at("warning")[0].endswith("Asking again in 1 min 40 s.")
-        driven.clock.sleep(90)
-        assert driven.down()[1] == pytest.approx(10.0)
+        assert driven.after(90).down()[1] == pytest.approx(10.0)
 
     @pytest.mark.parametrize("answer", ["a good one", "unknown"])
     def test_an_answer_ends_it_and_the_next_one_begins_anew(self, answer: str) -> None:
@@ -337,33 +270,27 @@ class TestOutage:
         driven.clock.sleep(99)
         (driven.unknown if answer == "unknown" else driven.goes_on)()
         assert driven.log.at("info")[0] == "The server answers again, after 1 min 39 s."
-        driven.clock.sleep(99)
-        verdict, delay = driven.down()
+        verdict, delay = driven.after(99).down()
         assert verdict is WAIT
         assert 10 <= delay <= 12.5
-        driven.clock.sleep(99)
-        assert driven.down()[0] is WAIT
-        driven.clock.sleep(1)
-        assert driven.down()[0] is Verdict.UNREACHABLE
+        assert driven.after(99).down()[0] is WAIT
+        assert driven.after(1).down()[0] is Verdict.UNREACHABLE
 
     def test_it_fails_with_the_last_cause_and_the_job_as_last_seen(self) -> None:
         driven = Driven(outage_tolerance=60.0)
         driven.goes_on()
         driven.down("connection refused")
-        driven.clock.sleep(60)
-        decision = driven.gate.failed(ImportApiUnreachable("HTTP 502"))
-        assert decision.job == job()
+        decision = driven.after(60).gate.failed(ImportApiRefused("code 1100"))  # such an error carries no wait
+        assert (decision.verdict, decision.job) == (Verdict.UNREACHABLE, job())
         assert "for 1 min (outage_tolerance is 1 min)" in decision.message
-        assert decision.message.endswith("The last cause: HTTP 502")
+        assert decision.message.endswith("The last cause: code 1100")
         assert "refused" not in decision.message
 
     def test_each_failure_and_the_recovery_are_logged(self) -> None:
         driven = Driven(outage_tolerance=100.0, poke_interval=200.0)
         driven.down("HTTP 503 in 100 %s of cases.")
-        driven.clock.sleep(60)
-        driven.down("timed out.")
-        driven.clock.sleep(30)
-        driven.goes_on()
+        driven.after(60).down("timed out.")
+        driven.after(30).goes_on()
         driven.goes_on()
         assert driven.log.lines == [
             ("warning", "No good answer about import job 7: HTTP 503 in 100 %s of cases. Asking again in 1 min 40 s."),
@@ -393,8 +320,7 @@ class TestTime:
         driven = Driven(poke_interval=30.0)
         driven.clock.sleep(5)
         driven.down(retry_after=200.0) if asked == "busy" else driven.goes_on()
-        driven.clock.sleep(since)
-        driven.restart()
+        driven.after(since).restart()
         assert driven.gate.next_poll_in == left
 
     def test_a_row_of_release_0_1_0_says_when_the_gate_started_and_no_more(self) -> None:
@@ -405,29 +331,23 @@ class TestTime:
         driven = Driven(timeout=1000.0, unknown_job_grace=60.0, stall_warning=60.0)
         driven.goes_on()
         driven.unknown()
-        driven.clock.sleep(-3600)
-        driven.restart()
+        driven.after(-3600).restart()
         assert (driven.gate.waited, driven.gate.time_left, driven.gate.next_poll_in) == (0, 1000, 30)
-        driven.clock.sleep(60)
-        assert driven.unknown()[0] is Verdict.JOB_UNKNOWN
+        assert driven.after(60).unknown()[0] is Verdict.JOB_UNKNOWN
 
 
 class TestState:
     def test_what_0_1_0_did_not_know_is_left_out_where_it_says_nothing_new(self) -> None:
         driven = Driven()
-        driven.clock.sleep(0.9)
-        driven.goes_on()
+        driven.after(0.9).goes_on()
         assert driven.gate.state.to_dict() == {"last_shown": ["importing", 50, 0, None]}
-        driven.clock.sleep(1)
-        driven.goes_on()
+        driven.after(1).goes_on()
         assert set(driven.gate.state.to_dict()) == {"last_shown", "asked_at"}
 
     def test_it_survives_json(self) -> None:
         driven = Driven(stall_warning=1.0)
-        driven.clock.sleep(100)
-        driven.goes_on(imported_rows=3)
-        driven.clock.sleep(100)
-        driven.goes_on(imported_rows=3)
+        driven.after(100).goes_on(imported_rows=3)
+        driven.after(100).goes_on(imported_rows=3)
         driven.unknown()
         driven.down()
         state = driven.gate.state
@@ -445,25 +365,21 @@ class TestState:
 
 class TestLog:
     def test_it_announces_what_it_waits_for(self) -> None:
-        driven = Driven(wait_for="uncommitted", poke_interval=90.0)
-        driven.gate.announce()
-        Driven(exponential_backoff=True).gate.announce()
-        assert driven.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
+        even, backing_off = Driven(wait_for="uncommitted", poke_interval=90.0), Driven(exponential_backoff=True)
+        even.gate.announce()
+        backing_off.gate.announce()
+        assert even.log.lines == [("info", "Waiting for import job 7 to be uncommitted, asking every 1 min 30 s.")]
+        (words,) = backing_off.log.at("info")
+        assert words.endswith("to be completed, asking every 30 s at first, and then less and less often.")
 
     def test_there_is_one_line_for_each_change_and_none_for_a_poll_without_one(self) -> None:
         driven = Driven()
-        ongoing = file("b", ImportState.IMPORTING)
-        polls: list[dict[str, Any]] = [
-            {"state": ImportState.PENDING, "progress": 0.0},
-            {"state": ImportState.PENDING, "progress": 0.0},
-            {"progress": 0.0},
-            {"progress": 10.0, "files": (file(), ongoing)},
-            {"progress": 10.4, "files": (file(), ongoing)},
-            {"progress": 10.4, "files": (file(), file("b"))},
-            {"progress": 10.4, "files": (file(), file("b")), "imported_rows": 500, "total_rows": 20_000},
-            {"progress": 10.4, "files": (file(), file("b")), "imported_rows": 500, "total_rows": 20_000},
-        ]
-        for poll in polls:
+        pending: dict[str, Any] = {"state": ImportState.PENDING, "progress": 0.0}
+        one_done = {"files": (file(), file("b", ImportState.IMPORTING))}
+        done: dict[str, Any] = {"progress": 10.4, "files": (file(), file("b"))}
+        rows = {**done, "imported_rows": 500, "total_rows": 20_000}
+        polls = [{"progress": 0.0}, {"progress": 10.0, **one_done}, {"progress": 10.4, **one_done}, done, rows, rows]
+        for poll in [pending, pending, *polls]:
             driven.goes_on(**poll)
             driven.clock.sleep(60)
         assert driven.log.text == [
@@ -515,8 +431,7 @@ class TestStall:
     def stall(self, seconds: float, restart: bool = False, **policy: Any) -> Driven:
         driven = Driven(**policy)
         driven.goes_on(progress=10.0)
-        driven.clock.sleep(50)
-        driven.goes_on(progress=40.0)
+        driven.after(50).goes_on(progress=40.0)
         for _ in range(3):
             driven.clock.sleep(seconds / 3)
             if restart:
@@ -527,15 +442,13 @@ class TestStall:
     @pytest.mark.parametrize("restart", [False, True])
     def test_it_is_warned_of_once_with_since_when_and_what_to_check(self, restart: bool) -> None:
         driven = self.stall(1800, restart)
-        driven.clock.sleep(9000)
-        driven.goes_on(progress=40.0)
+        driven.after(9000).goes_on(progress=40.0)
         (warning,) = driven.log.at("warning")
         assert warning.startswith(
             "Import job 7 has made no progress since 2023-11-14 22:14:10 UTC, for 30 min (importing, 40 %). Check"
         )
         driven.goes_on(progress=41.0)
-        driven.clock.sleep(1800)
-        driven.goes_on(progress=41.0)
+        driven.after(1800).goes_on(progress=41.0)
         assert len(driven.log.at("warning")) == 2
 
     @pytest.mark.parametrize(("seconds", "after"), [(1790, 1800.0), (10**6, 0.0)])

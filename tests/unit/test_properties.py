@@ -29,53 +29,24 @@ from airflow_provider_importprog.exceptions import from_api_error
 from airflow_provider_importprog.verdict import Verdict
 from tests.unit.helpers import Api, Clock, Log, Server
 
-GOOD_V1: dict[str, Any] = {
-    "code": 200,
-    "data": {
-        "collectionName": "medium_articles",
-        "fileName": "1af7/1.parquet",
-        "fileSize": 19599887,
-        "readyPercentage": 1,
-        "completeTime": "2024-05-18T03:00:22Z",
-        "errorMessage": "Unknown type",
-        "jobId": "1",
+WHEN = "2024-05-18T03:00:22Z"
+PARQUET = {"fileName": "1af7/1.parquet", "fileSize": 19599887}
+ROWS = {"importedRows": 100000, "totalRows": 100000, "fileSize": 3279917, "completeTime": WHEN, "progress": 100}
+GOOD: dict[str, dict[str, Any]] = {
+    "v1": {"code": 200, "data": {
+        **PARQUET, "collectionName": "medium_articles", "readyPercentage": 1, "completeTime": WHEN,
+        "errorMessage": "Unknown type", "jobId": "1",
         "details": [
-            {
-                "fileName": "1af7/1.parquet",
-                "fileSize": 19599887,
-                "readyPercentage": 0.5,
-                "completeTime": None,
-                "errorMessage": None,
-            },
-            {"fileName": "2.parquet", "completeTime": "2024-05-18T03:00:22Z", "errorMessage": "bad row"},
-        ],
-    },
-}
-GOOD_V2: dict[str, Any] = {
-    "code": 0,
-    "data": {
-        "jobId": "1",
-        "collectionName": "c",
-        "completeTime": "2024-05-18T03:00:22Z",
-        "state": "Completed",
-        "progress": 100,
-        "importedRows": 100000,
-        "totalRows": 100000,
-        "fileSize": 3279917,
+            {**PARQUET, "readyPercentage": 0.5, "completeTime": None, "errorMessage": None},
+            {"fileName": "2.parquet", "completeTime": WHEN, "errorMessage": "bad row"},
+        ]}},
+    "v2": {"code": 0, "data": {
+        **ROWS, "jobId": "1", "collectionName": "c", "state": "Completed",
         "details": [
-            {
-                "fileName": "[a.parquet]",
-                "fileSize": 3279917,
-                "progress": 100,
-                "state": "Completed",
-                "completeTime": "2024-05-18T03:00:53Z",
-                "importedRows": 100000,
-                "totalRows": 100000,
-            },
+            {**ROWS, "fileName": "[a.parquet]", "state": "Completed"},
             {"fileName": "[b.parquet]", "state": "Failed", "reason": "bad row", "progress": 3},
-        ],
-    },
-}
+        ]}},
+}  # fmt: skip
 DIALECTS = pytest.mark.parametrize("version", ["v1", "v2"])
 
 # Values that mean something to the API, beside any other.
@@ -98,7 +69,7 @@ NUMBERS = (
 )
 LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
 KEYS = st.sampled_from(
-    ["code", "message", "data", *GOOD_V1["data"], *GOOD_V2["data"], "reason", "records", "tasks"]
+    ["code", "message", "data", *GOOD["v1"]["data"], *GOOD["v2"]["data"], "reason", "records", "tasks"]
 ) | st.text(max_size=5)
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6))
 STATUSES = (
@@ -274,7 +245,7 @@ class TestAnyAnswer:
     @DIALECTS
     @given(data=st.data())
     def test_bytes_of_a_good_answer_gone_wrong(self, version: ApiVersion, data: st.DataObject) -> None:
-        body = bytearray(json.dumps(GOOD_V1 if version == "v1" else GOOD_V2).encode())
+        body = bytearray(json.dumps(GOOD[version]).encode())
         for _ in range(data.draw(st.integers(1, 5))):
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         cut = data.draw(st.none() | st.integers(0, len(body)))
@@ -286,29 +257,32 @@ class TestAnyAnswer:
         api = Api(Address(), version)
         response = Response(200, {}, json.dumps({"code": 0, "data": data}).encode())
         try:
-            jobs = Server(*[response] * 2).serve(api.list_jobs()).jobs
+            for job in Server(*[response] * 2).serve(api.list_jobs()).jobs:
+                assert_sound(job)
         except UnexpectedAnswer as error:
             assert_sound(error)
-        else:
-            for job in jobs:
-                assert_sound(job)
         try:
             job_id = Server(response).serve(api.create(NewImportJob("c", object_urls=[["u"]])))
-        except UnexpectedAnswer as error:
-            assert_sound(error)
-        else:
             assert job_id
             assert_storable_text(job_id)
+        except UnexpectedAnswer as error:
+            assert_sound(error)
 
 
 class TestNoVerdictButTheRightOne:
-    @given(answer=mutated(GOOD_V1))
-    def test_of_a_mutated_v1_answer(self, answer: dict[str, Any]) -> None:
-        self.check("v1", answer, 200)
-
-    @given(answer=mutated(GOOD_V2))
-    def test_of_a_mutated_v2_answer(self, answer: dict[str, Any]) -> None:
-        self.check("v2", answer, 200)
+    @DIALECTS
+    @given(data=st.data())
+    def test_of_a_mutated_answer(self, version: ApiVersion, data: st.DataObject) -> None:
+        body = json.dumps(data.draw(mutated(GOOD[version])))
+        result = ask(version, Response(200, {}, body.encode()))
+        assert_sound(result)
+        decision = decide(result)
+        if isinstance(result, ImportJob):
+            assert result.job_id == "1"
+            # Through JSON and back, as the other side reads it.
+            assert decision.verdict is judged_by_the_oracle(version, json.loads(body))
+        else:
+            assert decision.verdict in (Verdict.WAIT, Verdict.UNAUTHORIZED)
 
     @DIALECTS
     @given(data=st.data())
@@ -326,26 +300,13 @@ class TestNoVerdictButTheRightOne:
     def test_a_good_body_under_a_bad_status_opens_no_gate(
         self, version: ApiVersion, status: int, headers: dict[str, str]
     ) -> None:
-        body = json.dumps(GOOD_V1 if version == "v1" else GOOD_V2).encode()
+        body = json.dumps(GOOD[version]).encode()
         assert isinstance(ask(version, Response(status, headers, body)), ImportApiError)
-
-    @staticmethod
-    def check(version: ApiVersion, answer: dict[str, Any], status: int) -> None:
-        # Through JSON and back, as the other side reads it.
-        body = json.dumps(answer)
-        result = ask(version, Response(status, {}, body.encode()))
-        assert_sound(result)
-        decision = decide(result)
-        if isinstance(result, ImportJob):
-            assert result.job_id == "1"
-            assert decision.verdict is judged_by_the_oracle(version, json.loads(body))
-        else:
-            assert decision.verdict in (Verdict.WAIT, Verdict.UNAUTHORIZED)
 
 
 class TestEvent:
     @DIALECTS
-    @given(answer=JSON | mutated(GOOD_V1) | mutated(GOOD_V2), status=STATUSES, headers=HEADERS)
+    @given(answer=JSON | mutated(GOOD["v1"]) | mutated(GOOD["v2"]), status=STATUSES, headers=HEADERS)
     def test_whatever_was_answered_the_decision_is_plain_and_finite(
         self, version: ApiVersion, answer: Any, status: int, headers: dict[str, str]
     ) -> None:

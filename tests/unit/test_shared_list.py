@@ -53,6 +53,15 @@ class Cluster:
         self.clock.sleep(INTERVAL + 0.1)
         return seen
 
+    def rounds(self, number: int) -> None:
+        """Let all gates poll so many times."""
+
+        async def story() -> None:
+            for _ in range(number):
+                await self.poll()
+
+        asyncio.run(story())
+
     async def _list(self, max_pages: int) -> JobList:
         self.lists.append(max_pages)
         await asyncio.sleep(0)
@@ -79,30 +88,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> MakeCluster:
 
 def test_one_gate_never_lists(cluster: MakeCluster) -> None:
     here = cluster(1)
-    asyncio.run(here.poll())
+    here.rounds(1)
     assert (here.lists, here.asked) == ([], ["0"])
 
 
 def test_one_list_serves_all_and_one_after_the_other_checks_it(cluster: MakeCluster) -> None:
     here = cluster(3)
-
-    async def story() -> None:
-        for _ in range(6):
-            await here.poll()
-
-    asyncio.run(story())
+    here.rounds(6)
     assert len(here.lists) == 6
     assert here.asked == ["0", "1", "2", "0", "1", "2"]
 
 
 def test_of_very_many_gates_one_in_two_hundred_checks(cluster: MakeCluster) -> None:
     here = cluster(250)
-
-    async def story() -> None:
-        await here.poll()
-        await here.poll()
-
-    asyncio.run(story())
+    here.rounds(2)
     assert here.asked == [f"{n}" for n in range(4)]
 
 
@@ -138,45 +137,31 @@ def test_a_list_is_good_for_an_interval(cluster: MakeCluster, monkeypatch: pytes
 def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(cluster: MakeCluster) -> None:
     here = cluster(3)
     files = (ImportFile("a.json", 1, ImportState.FAILED, 0.0, error_message="no such file"),)
-
-    async def story() -> None:
-        await here.poll()
-        here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
-        here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
-        *_, ended = await here.poll()
-        assert ended.files == files
-
-    asyncio.run(story())
+    here.rounds(1)
+    here.jobs["2"] = job("2", ImportState.COMPLETED, 100.0, files=files)
+    here.listed = {**here.jobs, "2": job("2", ImportState.COMPLETED, 100.0)}
+    *_, ended = asyncio.run(here.poll())
+    assert ended.files == files
     assert here.asked == ["0", "1", "2"]
 
 
 def test_a_list_that_fails_is_asked_for_ever_more_rarely(cluster: MakeCluster) -> None:
     here = cluster(2)
     here.trouble = ImportApiUnreachable("no list today")
-    polls = []
-
-    async def story() -> None:
-        for look in range(40):
-            before = len(here.lists)
-            await here.poll()
-            polls.extend([look] * (len(here.lists) - before))
-
-    asyncio.run(story())
-    assert polls == [0, 2, 6, 14, 30]
+    lists = []
+    for _ in range(40):
+        here.rounds(1)
+        lists.append(len(here.lists))
+    assert [lists.index(number) for number in range(1, 6)] == [0, 2, 6, 14, 30]
     assert len(here.asked) == 80
 
 
 def test_a_list_that_recovers_is_shared_again(cluster: MakeCluster) -> None:
     here = cluster(2)
-
-    async def story() -> None:
-        here.trouble = ValueError("a defect")
-        await here.poll()
-        here.trouble = None
-        for _ in range(6):
-            await here.poll()
-
-    asyncio.run(story())
+    here.trouble = ValueError("a defect")
+    here.rounds(1)
+    here.trouble = None
+    here.rounds(6)
     assert len(here.lists) == 6  # but for one interval of rest
     assert here.asked == ["0", "1"] * 2 + ["0", "1", "0", "1", "0"]
 
@@ -200,45 +185,30 @@ def test_a_list_that_shows_less_than_a_job_itself_has_said_is_behind(
     here.shows_progress = shows_progress
     here.jobs["0"] = said
     here.listed = {**here.jobs, "0": job("0", progress=10.0)}
-
-    async def story() -> None:
-        await here.poll()  # the first gate checks, and its job says more than the list
-        here.listed = {**here.jobs, "0": listed}
-        if listed.job_id != "0":
-            del here.listed["0"]
-        here.asked.clear()
-        await here.poll()
-
-    asyncio.run(story())
+    here.rounds(1)  # the first gate checks, and its job says more than the list
+    here.listed = {**here.jobs, "0": listed}
+    if listed.job_id != "0":
+        del here.listed["0"]
+    here.asked.clear()
+    here.rounds(1)
     assert (here.asked == ["0", "1", "2", "3"]) is behind
 
 
 def test_a_list_that_is_behind_for_ever_is_asked_for_ever_more_rarely(cluster: MakeCluster) -> None:
     here = cluster(4)
-
-    async def story() -> None:
-        here.listed = dict(here.jobs)
-        for percent in range(40):
-            here.jobs = {job_id: job(job_id, progress=51.0 + percent) for job_id in here.jobs}
-            await here.poll()
-
-    asyncio.run(story())
+    here.listed = dict(here.jobs)
+    for percent in range(40):
+        here.jobs = {job_id: job(job_id, progress=51.0 + percent) for job_id in here.jobs}
+        here.rounds(1)
     assert len(here.lists) == 10  # in pairs: one is believed, and the next proves to be behind
 
 
 def test_a_gate_whose_job_the_list_never_shows_asks_for_itself_from_then_on(cluster: MakeCluster) -> None:
     here = cluster(2)
-
-    async def story() -> None:
-        here.listed = {"0": here.jobs["0"]}
-        for _ in range(3):
-            await here.poll()
-        lists = len(here.lists)
-        assert lists == 2
-        await here.poll()
-        assert len(here.lists) == lists  # the other is alone now
-
-    asyncio.run(story())
+    here.listed = {"0": here.jobs["0"]}
+    for lists in (1, 2, 2, 2):  # the other is alone at last
+        here.rounds(1)
+        assert len(here.lists) == lists
 
 
 def test_a_job_that_no_one_knows_does_not_make_its_gate_leave(cluster: MakeCluster) -> None:
@@ -261,13 +231,8 @@ def test_a_job_that_no_one_knows_does_not_make_its_gate_leave(cluster: MakeClust
 
 def test_a_list_of_very_many_other_jobs_is_not_worth_it(cluster: MakeCluster) -> None:
     here = cluster(2)
-
-    async def story() -> None:
-        here.listed = {**here.jobs, **{f"other-{n}": job(f"other-{n}") for n in range(300)}}
-        await here.poll()
-        await here.poll()
-
-    asyncio.run(story())
+    here.listed = {**here.jobs, **{f"other-{n}": job(f"other-{n}") for n in range(300)}}
+    here.rounds(2)
     assert here.asked == ["0", "1"] * 2
     assert len(here.lists) == 1
 
@@ -275,7 +240,7 @@ def test_a_list_of_very_many_other_jobs_is_not_worth_it(cluster: MakeCluster) ->
 @pytest.mark.parametrize(("gates", "pages"), [(2, 1), (19, 1), (20, 2), (1000, 100)])
 def test_the_more_gates_the_more_pages(cluster: MakeCluster, gates: int, pages: int) -> None:
     here = cluster(gates)
-    asyncio.run(here.poll())
+    here.rounds(1)
     assert here.lists == [pages]
 
 

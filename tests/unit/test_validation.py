@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,120 +11,53 @@ import pytest
 from airflow_provider_importprog import _validation
 from airflow_provider_importprog.exceptions import ImportSettingInvalid
 
-
-@pytest.mark.parametrize(
-    ("value", "job_id"), [("job-1", "job-1"), (" 7\n", "7"), (448761234567890123, "448761234567890123"), (0, "0")]
-)
-def test_a_job_id_is_a_string_or_a_whole_number(value: Any, job_id: str) -> None:
-    assert _validation.job_id(value) == job_id
-
-
-@pytest.mark.parametrize("value", [None, "", "  ", "\n", True, False, 1.5, b"7", ["7"], {}, object()])
-def test_anything_else_is_no_job_id(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^job_id must be (the id of an import job|a string), "):
-        _validation.job_id(value)
-
-
-@pytest.mark.parametrize("value", ["None", " None "])
-def test_a_template_that_found_nothing_is_told_from_a_job_id(value: str) -> None:
-    with pytest.raises(ImportSettingInvalid, match="rendered to 'None': the upstream task pushed no XCom"):
-        _validation.job_id(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "found"), [(None, None), ("", None), (" ", None), ("None", None), (" in01 ", "in01"), ("none", "none")]
-)
-def test_an_optional_id_may_be_missing(value: Any, found: str | None) -> None:
-    assert _validation.optional_text(value, "cluster_id") == found
-
-
-@pytest.mark.parametrize("value", [True, 1e5, ["x"], b"x"])
-def test_an_optional_id_of_another_type_is_refused(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^cluster_id must be a string, (not|and is) "):
-        _validation.optional_text(value, "cluster_id")
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [(0, 0.0), (30, 30.0), (0.5, 0.5), (timedelta(minutes=2), 120.0), (86_399_999_999_999, 86_399_999_999_999.0)],
-)
-def test_seconds_are_a_number_or_a_timedelta(value: Any, seconds: float) -> None:
-    found = _validation.seconds(value, "outage_tolerance")
-    assert found == seconds
-    assert type(found) is float
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        -1,
-        -0.001,
-        timedelta(seconds=-1),
-        float("nan"),
-        float("-inf"),
-        True,
-        "30",
-        None,
-        [30],
-        float("inf"),
-        10**14,
-        pytest.param(10**400, id="endless"),
+NAN, INF = float("nan"), float("inf")
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "job_id": _validation.job_id,
+    "cluster_id": lambda value: _validation.optional_text(value, "cluster_id"),
+    "outage_tolerance": lambda value: _validation.seconds(value, "outage_tolerance"),
+    "deferrable": lambda value: _validation.flag(value, "deferrable"),
+    "min_rows": _validation.min_rows,
+    "wait_for": _validation.wait_for,
+    "files": lambda value: _validation.entries(value, "files"),
+}
+GOOD: dict[str, list[tuple[Any, Any]]] = {
+    "job_id": [("job-1", "job-1"), (" 7\n", "7"), (448761234567890123, "448761234567890123"), (0, "0")],
+    "cluster_id": [(None, None), ("", None), (" ", None), ("None", None), (" in01 ", "in01"), ("none", "none")],
+    "outage_tolerance": [(0, 0.0), (0.5, 0.5), (timedelta(minutes=2), 120.0), (86_399_999_999_999, 86399999999999.0)],
+    "deferrable": [(True, True), (False, False)],
+    "min_rows": [(None, None), (0, 0), (1000, 1000)],
+    "wait_for": [("completed", "completed"), ("uncommitted", "uncommitted")],
+    "files": [(None, None), (["a", "b"], [["a"], ["b"]]), ([["a", "b"], "c"], [["a", "b"], ["c"]]),
+              ((("a",), "b"), [["a"], ["b"]])],
+}  # fmt: skip
+BAD: dict[str, list[tuple[str, list[Any]]]] = {
+    "job_id": [
+        ("(the id of an import job|a string), ", [None, "", "  ", True, False, 1.5, b"7", ["7"], {}, object()]),
+        ("rendered to 'None': the upstream task pushed no XCom", ["None", " None "]),
     ],
-)
-def test_anything_else_is_no_span_of_time(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^outage_tolerance must be 0 or more seconds"):
-        _validation.seconds(value, "outage_tolerance")
+    "cluster_id": [("a string, (not|and is) ", [True, 1e5, ["x"], b"x"])],
+    "outage_tolerance": [("0 or more seconds", [-1, -0.001, timedelta(seconds=-1), NAN, -INF, INF, 10**14, 10**400]),
+                         ("0 or more seconds", [True, "30", None, [30]])],
+    "deferrable": [("True or False, not ", ["false", "", 0, 1, None, []])],
+    "min_rows": [("a whole number, 0 or more, or None, not ", [-1, True, 1.0, "5", [5]])],
+    "wait_for": [("one of completed, uncommitted, not ", ["Completed", "", "committed", None, 5, True, [], {}])],
+    "files": [("(a list of paths|a string)", ["a.json", [], (), {}, {"a"}, 5, [5.5], [["a", True]]]),
+              ("holds .* neither a path nor a list of paths", [[[]], [""], [" "], [None]]), ("a string", [[b"a"]])],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [True, False])
-def test_a_flag_is_a_bool(value: bool) -> None:
-    assert _validation.flag(value, "deferrable") is value
-
-
-@pytest.mark.parametrize("value", ["false", "", 0, 1, None, []])
-def test_and_nothing_that_only_counts_as_one(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^deferrable must be True or False, not "):
-        _validation.flag(value, "deferrable")
-
-
-@pytest.mark.parametrize("value", [None, 0, 1000])
-def test_a_number_of_rows_is_whole_or_none(value: Any) -> None:
-    assert _validation.min_rows(value) == value
-
-
-@pytest.mark.parametrize("value", [-1, True, 1.0, "5", [5]])
-def test_anything_else_is_no_number_of_rows(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^min_rows must be a whole number, 0 or more, or None, not "):
-        _validation.min_rows(value)
-
-
-@pytest.mark.parametrize("value", ["completed", "uncommitted"])
-def test_a_gate_waits_for_one_of_two_states(value: str) -> None:
-    assert _validation.wait_for(value) == value
-
-
-@pytest.mark.parametrize("value", ["Completed", "", "committed", None, 5, True, [], {}])
-def test_and_for_nothing_else(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^wait_for must be one of completed, uncommitted, not "):
-        _validation.wait_for(value)
+@pytest.mark.parametrize(("name", "value", "found"), [(name, *row) for name, rows in GOOD.items() for row in rows])
+def test_good_input_is_made_uniform(name: str, value: Any, found: Any) -> None:
+    checked = CHECKS[name](value)
+    assert (checked, type(checked)) == (found, type(found))
 
 
 @pytest.mark.parametrize(
-    ("value", "entries"),
-    [
-        (None, None),
-        (["a", "b"], [["a"], ["b"]]),
-        ([["a", "b"], "c"], [["a", "b"], ["c"]]),
-        ((("a",), "b"), [["a"], ["b"]]),
-    ],
+    ("name", "value", "words"),
+    [(name, value, words) for name, rows in BAD.items() for words, values in rows for value in values],
+    ids=lambda value: str(value)[:12],
 )
-def test_entries_are_lists_of_paths(value: Any, entries: list[list[str]] | None) -> None:
-    assert _validation.entries(value, "files") == entries
-
-
-@pytest.mark.parametrize(
-    "value", ["a.json", [], (), {}, {"a"}, 5, [[]], [5.5], [["a", True]], [""], [[" "]], [None], [b"a"]]
-)
-def test_anything_else_is_no_list_of_paths(value: Any) -> None:
-    with pytest.raises(ImportSettingInvalid, match=r"^files "):
-        _validation.entries(value, "files")
+def test_bad_input_is_named(name: str, value: Any, words: str) -> None:
+    with pytest.raises(ImportSettingInvalid, match=rf"^{name} (must be )?{words}"):
+        CHECKS[name](value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_provider_importprog.api import ImportFile, ImportJob, ImportState
@@ -13,91 +15,47 @@ BLAMED = ImportFile("c.json", 1, ImportState.COMPLETED, 100.0, error_message="ro
 ONGOING = ImportFile("d.json", 1, ImportState.IMPORTING, 50.0)
 
 
-def decide(state: ImportState, *files: ImportFile, wait_for: str = "completed", allow: bool = False) -> Verdict:
-    return judge(ImportJob("1", "c", state, 50.0, files=files), wait_for=wait_for, allow_failed_files=allow)
+COMPLETED, FAILED_JOB = ImportState.COMPLETED, ImportState.FAILED
+UNDER_WAY = (ImportState.PENDING, ImportState.IMPORTING)
+STAGED = (ImportState.UNCOMMITTED, ImportState.COMMITTING)
+WAITS = [("completed", state) for state in (*UNDER_WAY, *STAGED)] + [("uncommitted", state) for state in UNDER_WAY]
+ENDS = [("completed", COMPLETED)] + [("uncommitted", state) for state in (*STAGED, COMPLETED)]
+CASES = [
+    # Until the awaited state, files and rows change nothing.
+    *[(wait_for, state, files, allow, rows, Verdict.JOB_FAILED if state is FAILED_JOB else Verdict.WAIT)
+      for wait_for, state in [*WAITS, ("completed", FAILED_JOB), ("uncommitted", FAILED_JOB)]
+      for files in ((), (GOOD, FAILED)) for allow in (False, True) for rows in ((None, None), (0, 1), (None, 0))],
+    # Then first the files decide, and last the rows.
+    *[(wait_for, state, files, allow, rows, verdict)
+      for wait_for, state in ENDS
+      for files, allow, rows, verdict in [
+          ((), False, (None, None), Verdict.OPEN),
+          ((GOOD, GOOD), False, (None, None), Verdict.OPEN),
+          ((GOOD, ONGOING), False, (None, None), Verdict.OPEN),  # a file that is not as far as its job
+          ((GOOD, FAILED), False, (None, None), Verdict.FILES_FAILED),
+          ((BLAMED,), False, (None, None), Verdict.FILES_FAILED),
+          ((GOOD, FAILED), True, (None, None), Verdict.OPEN),
+          ((FAILED,), True, (None, None), Verdict.OPEN),
+          ((GOOD, FAILED), False, (0, 1), Verdict.FILES_FAILED),
+          ((GOOD, FAILED), True, (0, 1), Verdict.ROWS_MISSING),
+          ((GOOD,), False, (5, None), Verdict.OPEN),
+          ((GOOD,), False, (5, 5), Verdict.OPEN),
+          ((GOOD,), False, (5, 6), Verdict.ROWS_MISSING),
+          ((GOOD,), False, (0, 0), Verdict.OPEN),
+          ((GOOD,), False, (0, 1), Verdict.ROWS_MISSING),
+          ((GOOD,), False, (None, 0), Verdict.SETTING_INVALID)]],
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("allow", [False, True], ids=["strict", "lenient"])
-@pytest.mark.parametrize("files", [(), (GOOD,), (GOOD, FAILED)], ids=["no files", "good files", "failed files"])
-@pytest.mark.parametrize(
-    ("state", "wait_for", "verdict"),
-    [
-        (ImportState.PENDING, "completed", Verdict.WAIT),
-        (ImportState.IMPORTING, "completed", Verdict.WAIT),
-        (ImportState.UNCOMMITTED, "completed", Verdict.WAIT),
-        (ImportState.COMMITTING, "completed", Verdict.WAIT),
-        (ImportState.FAILED, "completed", Verdict.JOB_FAILED),
-        (ImportState.PENDING, "uncommitted", Verdict.WAIT),
-        (ImportState.IMPORTING, "uncommitted", Verdict.WAIT),
-        (ImportState.FAILED, "uncommitted", Verdict.JOB_FAILED),
-    ],
-)
-def test_until_the_awaited_state_files_change_nothing(
-    state: ImportState, wait_for: str, verdict: Verdict, files: tuple[ImportFile, ...], allow: bool
+@pytest.mark.parametrize(("wait_for", "state", "files", "allow", "rows", "verdict"), CASES)
+def test_the_verdict(
+    wait_for: str, state: ImportState, files: Any, allow: bool, rows: tuple[Any, Any], verdict: Verdict
 ) -> None:
-    assert decide(state, *files, wait_for=wait_for, allow=allow) is verdict
-
-
-@pytest.mark.parametrize(
-    ("state", "wait_for"),
-    [
-        (ImportState.COMPLETED, "completed"),
-        (ImportState.UNCOMMITTED, "uncommitted"),
-        (ImportState.COMMITTING, "uncommitted"),
-        (ImportState.COMPLETED, "uncommitted"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("files", "allow", "verdict"),
-    [
-        pytest.param((), False, Verdict.OPEN, id="no files"),
-        pytest.param((GOOD, GOOD), False, Verdict.OPEN, id="every file fine"),
-        pytest.param((GOOD, ONGOING), False, Verdict.OPEN, id="a file that is not as far as its job"),
-        pytest.param((GOOD, FAILED), False, Verdict.FILES_FAILED, id="a failed file"),
-        pytest.param((BLAMED,), False, Verdict.FILES_FAILED, id="a file with an error and a good state"),
-        pytest.param((GOOD, FAILED), True, Verdict.OPEN, id="a failed file allowed"),
-        pytest.param((FAILED,), True, Verdict.OPEN, id="only failed files allowed"),
-    ],
-)
-def test_once_there_the_files_decide(
-    state: ImportState, wait_for: str, files: tuple[ImportFile, ...], allow: bool, verdict: Verdict
-) -> None:
-    assert decide(state, *files, wait_for=wait_for, allow=allow) is verdict
-
-
-@pytest.mark.parametrize(
-    ("rows", "least", "verdict"),
-    [
-        (5, None, Verdict.OPEN),
-        (5, 5, Verdict.OPEN),
-        (5, 6, Verdict.ROWS_MISSING),
-        (0, 0, Verdict.OPEN),
-        (0, 1, Verdict.ROWS_MISSING),
-        (None, None, Verdict.OPEN),
-        (None, 0, Verdict.SETTING_INVALID),
-    ],
-)
-def test_too_few_rows_keep_a_gate_closed_that_would_open(rows: int | None, least: int | None, verdict: Verdict) -> None:
-    def judged(state: ImportState, *files: ImportFile) -> Verdict:
-        job = ImportJob("1", "c", state, 50.0, imported_rows=rows, files=files)
-        return judge(job, wait_for="completed", allow_failed_files=False, min_rows=least)
-
-    assert judged(ImportState.COMPLETED, GOOD) is verdict
-    assert judged(ImportState.COMPLETED, FAILED) is Verdict.FILES_FAILED
-    assert judged(ImportState.IMPORTING) is Verdict.WAIT
-    assert judged(ImportState.FAILED) is Verdict.JOB_FAILED
+    job = ImportJob("1", "c", state, 50.0, imported_rows=rows[0], files=files)
+    assert judge(job, wait_for=wait_for, allow_failed_files=allow, min_rows=rows[1]) is verdict
 
 
 def test_a_verdict_is_its_word() -> None:
-    assert {str(verdict) for verdict in Verdict} == {
-        "wait",
-        "open",
-        "job_failed",
-        "files_failed",
-        "rows_missing",
-        "job_unknown",
-        "unauthorized",
-        "unreachable",
-        "setting_invalid",
-    }
+    words = "wait open job_failed files_failed rows_missing job_unknown unauthorized unreachable setting_invalid"
+    assert [str(verdict) for verdict in Verdict] == words.split()
     assert Verdict("open") is Verdict.OPEN
