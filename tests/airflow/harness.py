@@ -113,7 +113,7 @@ class Airflow:
 
     def close(self) -> None:
         self._child.stdin.close()
-        self._child.wait(10)
+        self._child.wait(30)
 
     def run(
         self,

@@ -358,4 +358,4 @@ class TestTheTriggerer:
 def _asset() -> Any:
     from airflow.providers.common.compat.sdk import Asset
 
-    return Asset("milvus://a/b")
+    return Asset("milvus://a/b/c")

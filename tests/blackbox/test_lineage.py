@@ -34,9 +34,10 @@ def told_by(operator: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         operator.execute(context)
     except AirflowException:
         ask = operator.get_openlineage_facets_on_failure
-    monkeypatch.setattr(BaseHook, "get_connection", None)
-    monkeypatch.setattr("socket.socket.connect", None)
-    return ask(ti)
+    with monkeypatch.context() as nobody_answers:
+        nobody_answers.setattr(BaseHook, "get_connection", None)
+        nobody_answers.setattr("socket.socket.connect", None)
+        return ask(ti)
 
 
 def shown(facets: Any) -> list[tuple[str, str, int | None]]:

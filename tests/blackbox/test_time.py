@@ -252,8 +252,10 @@ class TestRows:
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def test_no_constructor_raises(self, trigger: type[BaseTrigger], data: st.DataObject) -> None:
-        known = [name for name in inspect.signature(trigger.__init__).parameters if name.isidentifier()][1:]
-        names = st.sampled_from([*known, "of_a_newer_release"]) | st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+        parameters = inspect.signature(trigger.__init__).parameters
+        names = st.sampled_from(list(parameters)[1:])
+        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):  # else Airflow bears the TypeError
+            names |= st.just("of_a_newer_release") | st.from_regex(r"[a-z]{1,8}", fullmatch=True)
         kwargs = data.draw(st.dictionaries(names.filter(lambda name: name not in ("self", "kwargs")), ANYTHING))
         repr(trigger(**kwargs))
 

@@ -97,7 +97,7 @@ class TestBoth:
 
     def test_of_a_job_that_may_be_brief_the_files_are_counted_and_left_out(self, dialect: Any) -> None:
         done, failed = {"state": "Completed", "completeTime": WHEN}, {"state": "Failed", "errorMessage": "x"}
-        details = [done, failed, {"state": "Importing"}]
+        details = [done, failed, {**done, "reason": "x", "errorMessage": "x"}]
         data = {"state": "Importing", "details": details}
         brief, whole = (dialect.parse_progress(data, "1", lambda job, brief=brief: brief) for brief in (True, False))
         assert (brief.files, len(whole.files)) == ((), 3)
