@@ -278,20 +278,12 @@ class TestLog:
             assert told.count(words) == 1, words
 
     @pytest.mark.parametrize(
-        ("files", "over", "map_index", "warns"),
-        [(3, "gate", -1, True), (2, "gate", -1, False), (3, "lists", -1, False), (3, "gate", 0, False)],
+        "case", [(3, "gate", -1, True), (2, "gate", -1, False), (3, "lists", -1, False), (3, "gate", 0, False)]
     )
     def test_more_files_than_airflow_maps_over(
-        self,
-        server: ScriptedServer,
-        connect: Connect,
-        monkeypatch: pytest.MonkeyPatch,
-        told: Told,
-        files: int,
-        over: str,
-        map_index: int,
-        warns: bool,
+        self, server: ScriptedServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, told: Told, case: Any
     ) -> None:
+        files, over, map_index, warns = case
         monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
         server.v2(v2_job("Completed", files=[v2_file(f"[{number}]", "Completed") for number in range(files)]))
         gate = Gate("poke")

@@ -71,20 +71,28 @@ def test_a_shared_list_names_cluster_and_database(server: ScriptedServer, connec
 def test_the_gate_that_asks_for_the_list_may_be_cancelled(server: ScriptedServer, connect: Connect) -> None:
     connect({"api_version": "v2"})
     asked_for_the_list = threading.Event()
+    asked: list[int] = []
 
-    def slow(asked: Asked, records: list[dict[str, Any]]) -> Answer:
+    def slow_at_first(asked: Asked, records: world.Records) -> Answer:
+        delay = 0.0 if asked_for_the_list.is_set() else 0.4
         asked_for_the_list.set()
-        return Answer(world.good(asked, records).body, delay=0.4)
+        return Answer(world.good(asked, records).body, delay=delay)
 
-    jobs = world.World(server, slow)
+    def of_the_cancelled() -> int:
+        return sum(one.json["jobId"] in jobs.job_ids[::2] for one in server.to(V2_DESCRIBE))
 
     async def cancel_half(tasks: Sequence[asyncio.Task[Any]]) -> None:
         await asyncio.to_thread(asked_for_the_list.wait, 10)
         for task in tasks[::2]:
             task.cancel()
+        await asyncio.wait(tasks[::2])
+        await asyncio.sleep(0.1)  # for what is on its way
+        asked.append(of_the_cancelled())
 
+    jobs = world.World(server, slow_at_first)
     events = world.run(*map(trigger, jobs.job_ids), then=cancel_half)
     assert events[::2] == [None] * (world.GATES // 2)
+    assert asked == [of_the_cancelled()]
     assert {event["job_id"]: event["verdict"] for event in events[1::2]} == {
         job_id: jobs.verdicts[job_id] for job_id in jobs.job_ids[1::2]
     }
@@ -102,11 +110,9 @@ def test_one_gate_that_is_not_permitted_does_not_disturb_the_others(server: Scri
 def test_gates_share_the_list_of_v1_too(server: ScriptedServer, connect: Connect) -> None:
     """Its list has names of its own for the states, and no percentage."""
     connect({"api_version": "v1"})
-    asked_for: list[str] = []
 
     def get(asked: Asked) -> Answer:
         job_id = asked.query.partition("jobId=")[2].partition("&")[0]
-        asked_for.append(job_id)
         return v1_job(done=len(lists) > 5, jobId=job_id)
 
     lists: list[Asked] = []
@@ -213,22 +219,6 @@ def test_the_loop_goes_on_while_a_gate_asks(server: ScriptedServer, connect: Con
     server.v1(once_the_loop_went_on(NOT_SERVED)).v2(*map(once_the_loop_went_on, (v2_job(), v2_job("Completed"))))
     (event,) = world.run(trigger("job-1"), then=heart)
     assert event["verdict"] == "open"
-
-
-def test_one_that_is_cancelled_stops(server: ScriptedServer, connect: Connect) -> None:
-    server.v2(v2_job())
-    asked: list[int] = []
-
-    async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-        while len(server.to(V2_DESCRIBE)) < 2:  # noqa: ASYNC110 (the server runs in a thread)
-            await asyncio.sleep(0.02)
-        tasks[0].cancel()
-        await asyncio.wait(tasks)
-        asked.append(len(server.asked))
-        await asyncio.sleep(0.2)
-
-    assert world.run(trigger("job-1"), then=cancel) == [None]
-    assert asked == [len(server.asked)]
 
 
 def test_many_share_few_connections(server: ScriptedServer, connect: Connect) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from itertools import pairwise
@@ -69,42 +70,32 @@ def deferred(connect: Connect) -> Gate:
     return Gate("deferrable")
 
 
+#: What the server answers, the last for ever, settings, what the gate fails with, and what it says.
+HOURLY: dict[str, tuple[list[Answer], dict[str, Any], Any, str]] = {
+    "an outage": ([DOWN], {}, ImportApiUnreachable, "for 1 h"),
+    "an outage that ended": ([DOWN, GOING, DOWN, DONE], {}, None, "after 1 h"),
+    "an unknown job": ([UNKNOWN], {}, ImportJobUnknown, "48 h"),
+    "a job that was unknown": ([UNKNOWN, GOING, UNKNOWN, DONE], {}, None, "just now"),
+    "a time-out": ([GOING], {"timeout": HOUR}, AirflowSensorTimeout, r"1 h \(timeout\)"),
+    "a stall": ([GOING, GOING, DONE], {"stall_warning": HOUR}, None, "has made no progress"),
+    "a delay": ([GOING, DONE], {"poke_interval": HOUR}, None, "opens after 1 h"),
+}
+
+
 class TestProcesses:
     """An hour passes between two of them."""
 
     @pytest.mark.parametrize("mode", ["deferrable", "reschedule"])
-    @pytest.mark.parametrize(
-        ("script", "kwargs", "error", "words"),
-        [
-            pytest.param([DOWN], {}, ImportApiUnreachable, "for 1 h", id="an outage"),
-            pytest.param([DOWN, GOING, DOWN, DONE], {}, None, "after 1 h", id="an outage that ended"),
-            pytest.param([UNKNOWN], {}, ImportJobUnknown, "48 h", id="an unknown job"),
-            pytest.param([UNKNOWN, GOING, UNKNOWN, DONE], {}, None, "just now", id="a job that was unknown"),
-            pytest.param([GOING], {"timeout": HOUR}, AirflowSensorTimeout, r"1 h \(timeout\)", id="a time-out"),
-            pytest.param([GOING, GOING, DONE], {"stall_warning": HOUR}, None, "has made no progress", id="a stall"),
-            pytest.param([GOING, DONE], {"poke_interval": HOUR}, None, "opens after 1 h", id="a delay"),
-        ],
-    )
+    @pytest.mark.parametrize("name", HOURLY)
     def test_what_one_saw_the_next_one_knows(
-        self,
-        server: ScriptedServer,
-        connect: Connect,
-        told: Told,
-        mode: str,
-        script: list[Answer],
-        kwargs: dict[str, Any],
-        error: Any,
-        words: str,
+        self, server: ScriptedServer, connect: Connect, told: Told, mode: str, name: str
     ) -> None:
+        script, kwargs, error, words = HOURLY[name]
         server.v2(*script)
-        gate = Gate(mode, Store(), HOUR)
         kwargs = {"outage_tolerance": HOUR, "unknown_job_grace": HOUR, "timeout": 9 * HOUR, **kwargs}
-        if error is None:
-            assert gate.run(**kwargs)
+        with pytest.raises(error, match=words) if error else nullcontext():
+            assert Gate(mode, Store(), HOUR).run(**kwargs)
             assert told.count(words)
-        else:
-            with pytest.raises(error, match=words):
-                gate.run(**kwargs)
 
     @pytest.mark.parametrize("store", [None, BrokenStore])
     def test_without_a_store_the_timeout_bounds_an_outage(
@@ -199,12 +190,9 @@ class TestResume:
     ) -> None:
         server.v2(GOING, *script)
         deferred.pause = HOUR
-        kwargs = {"unknown_job_grace": HOUR, "timeout": 9 * HOUR}
-        if error is None:
-            assert deferred.run(**kwargs)
-        else:
-            with pytest.raises(error, match="disk full" if error is ImportJobFailed else "no record"):
-                deferred.run(**kwargs)
+        words = "disk full" if error is ImportJobFailed else "no record"
+        with pytest.raises(error, match=words) if error else nullcontext():
+            assert deferred.run(unknown_job_grace=HOUR, timeout=9 * HOUR)
 
     @pytest.mark.parametrize("event", [{**EVENT, "verdict": "newer"}, {"verdict": None}, {}, None])
     @pytest.mark.parametrize(
@@ -218,20 +206,12 @@ class TestResume:
 
 
 class TestTimeout:
-    @pytest.mark.parametrize(
-        ("timeout", "execution_timeout", "of_try", "left"),
-        [(10, None, 6, 10), (10, 20, 6, 10), (10, 9, 6, 3), (10, 9, 0, 9)],
-    )
+    @pytest.mark.parametrize("hours", [(10, None, 6, 10), (10, 20, 6, 10), (10, 9, 6, 3), (10, 9, 0, 9)])
     def test_a_deferral_ends_with_the_lesser_of_two(
-        self,
-        server: ScriptedServer,
-        connect: Connect,
-        timeout: float,
-        execution_timeout: float | None,
-        of_try: float,
-        left: int,
+        self, server: ScriptedServer, connect: Connect, hours: tuple[int, int | None, int, int]
     ) -> None:
-        """All in hours; `of_try` have passed of this try when the gate begins."""
+        """Hours of timeout, of execution_timeout, of this try when the gate begins, and what is left."""
+        timeout, execution_timeout, of_try, left = hours
         server.v2(GOING)
         gate, hour = Gate("deferrable", Store()), timedelta(hours=1)
         assert gate.ti.start_date
@@ -261,39 +241,26 @@ class TestTimeout:
                 gate.sensor(**kwargs, **{option: True}).resume_execution(*TIMED_OUT, gate.context)
 
 
+#: An answer, settings, the seconds of the delay, and what the log says of it.
+DELAYS: dict[str, tuple[Answer, dict[str, Any], float, str]] = {
+    "no outage": (GOING, {}, 30, ""),
+    "capped": (GOING, {"exponential_backoff": True, "max_wait": 20}, 20, ""),
+    "outage": (DOWN, {}, 34, "again in 3"),  # with up to a quarter of jitter
+    "capped outage": (DOWN, {"max_wait": 20}, 20, "again in 20 s"),
+    **{f"Retry-After: {value[:20]}": (Answer({"code": 8}, 429, {"Retry-After": value}), {}, delay, f"again in {words}")
+       for value, delay, words in (
+           ("200", 200, "3 min 20 s"), ("3600", 1000, "16 min 40 s"), ("9" * 400, 1000, "16 min 40 s"),
+           ("Fri, 31 Dec 9999 23:59:59 GMT", 1000, "16 min 40 s"), ("junk", 34, "3"), ("-5", 34, "3"))},
+}  # fmt: skip
+
+
 class TestDelay:
-    @pytest.mark.parametrize(
-        ("answer", "kwargs", "delay", "words"),
-        [
-            pytest.param(GOING, {}, 30, "", id="no outage"),
-            pytest.param(GOING, {"exponential_backoff": True, "max_wait": 20}, 20, "", id="capped"),
-            pytest.param(DOWN, {}, 34, "again in 3", id="outage"),  # and a quarter of jitter
-            pytest.param(DOWN, {"max_wait": 20}, 20, "again in 20 s", id="capped outage"),
-            *(
-                pytest.param(Answer({"code": 8}, 429, {"Retry-After": value}), {}, delay, f"again in {words}", id=name)
-                for name, value, delay, words in [
-                    ("busy", "200", 200, "3 min 20 s"),
-                    ("longer than the time-out", "3600", 1000, "16 min 40 s"),
-                    ("endless", "9" * 400, 1000, "16 min 40 s"),
-                    ("a date", "Fri, 31 Dec 9999 23:59:59 GMT", 1000, "16 min 40 s"),
-                    ("junk", "junk", 34, "3"),
-                    ("negative", "-5", 34, "3"),
-                ]
-            ),
-        ],
-    )
+    @pytest.mark.parametrize("name", DELAYS)
     @pytest.mark.parametrize("mode", ["poke", "reschedule"])
     def test_on_a_worker_it_is_as_announced(
-        self,
-        server: ScriptedServer,
-        connect: Connect,
-        told: Told,
-        mode: str,
-        answer: Answer,
-        kwargs: dict[str, Any],
-        delay: float,
-        words: str,
+        self, server: ScriptedServer, connect: Connect, told: Told, mode: str, name: str
     ) -> None:
+        answer, kwargs, delay, words = DELAYS[name]
         connect({"api_version": "v2"})
         server.v2(answer)
         gate = Gate(mode, Store())
@@ -351,7 +318,9 @@ TAKEN: dict[str, list[Any]] = {
     **{name: ["{{ x }}", -1, None, ""] for name in ("cluster_id", "storage_conn_id")},
     **{name: [1.5] for name in ("poke_interval", "outage_tolerance", "unknown_job_grace", "stall_warning")},
     **{name: [True] for name in ("allow_failed_files", "exponential_backoff", "silent_fail")},
-    **dict(max_wait=[1.5, None], min_rows=[None], wait_for=[], importprog_conn_id=[]),
+    **{name: [] for name in ("wait_for", "importprog_conn_id")},
+    "max_wait": [1.5, None],
+    "min_rows": [None],
 }
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("{{ ti.xcom_pull('x') }}"),
@@ -379,10 +348,12 @@ class TestRows:
 
     @pytest.mark.parametrize("name", TAKEN)
     def test_what_it_refuses_is_one_event(self, server: ScriptedServer, deferred: Gate, name: str) -> None:
-        """And no value ends the triggerer."""
+        """And what is only of use for the log or an estimate is left out where it cannot be read."""
         server.v2(DONE)
+        row = {"job_id": JOB, "poke_interval": 0.0, "outage_tolerance": 0, "newer": 1}
+        row |= {"started_at": "x", "last_shown": 5, "state": 7}
         for value in VALUES:
-            trigger = ImportProgressTrigger(**{"job_id": JOB, "poke_interval": 0.0, "outage_tolerance": 0, name: value})
+            trigger = ImportProgressTrigger(**{**row, name: value})
             event = fire(trigger)
             assert event.keys() == {"job_id", "verdict", "message"}
             assert all(isinstance(text, str) for text in event.values())
@@ -395,12 +366,6 @@ class TestRows:
                     )
             asyncio.run(trigger.on_kill())
             assert refused or event["verdict"] in ("open", "unreachable"), value
-
-    @pytest.mark.parametrize("row", [{}, {"newer": 1, "job_id": JOB}, {"started_at": "x", "last_shown": 5, "state": 7}])
-    def test_no_row_ends_the_triggerer(self, server: ScriptedServer, connect: Connect, row: dict[str, Any]) -> None:
-        server.v2(DONE)
-        event = fire(ImportProgressTrigger(**{"poke_interval": 0, **row}))
-        assert event["verdict"] == ("open" if "newer" in row else "setting_invalid")
 
     @pytest.mark.parametrize("ago", [None, 0, HOUR])
     @pytest.mark.parametrize("job", [None, SUMMARY])
