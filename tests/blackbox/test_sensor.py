@@ -204,10 +204,11 @@ CASES = {
                                        settings=UNCOMMITTED | REFRESH),
 }  # fmt: skip
 OPTIONS = ["soft_fail", "never_fail", "do_xcom_push"]
-RUNS = [(name, "") for name in CASES] + [
-    (name, option) for name, case in CASES.items() for option in (OPTIONS if case.error else OPTIONS[2:])
-    if case.error or name == "opens"
-]  # fmt: skip
+RUNS = [
+    (name, option)
+    for name, case in CASES.items()
+    for option in ("", *(OPTIONS if case.error else OPTIONS[2:] if name == "opens" else []))
+]
 
 
 @pytest.mark.parametrize(("name", "option"), RUNS)
@@ -352,10 +353,6 @@ class TestParameters:
         server.v2(v2_job(), v2_job("Completed"))
         assert gate.run(job_id=f" {JOB}\n", cluster_id=" ", importprog_conn_id="importprog_default ")
         assert {asked.json["jobId"] for asked in server.to(V2_DESCRIBE)} == {JOB}
-
-    def test_reschedule_mode_with_deferrable_defers(self, server: ScriptedServer, connect: Connect) -> None:
-        server.v2(v2_job())
-        assert Gate("deferrable").defer(mode="reschedule").timeout
 
     def test_a_gate_that_waits_for_uncommitted_asks_v2(
         self, gate: Gate, server: ScriptedServer, connect: Connect

@@ -18,6 +18,7 @@ from tests.blackbox.driver import Connect
 from tests.blackbox.server import (
     NOT_SERVED,
     V1_GET,
+    V1_LIST,
     V2_DESCRIBE,
     V2_LIST,
     Answer,
@@ -113,20 +114,17 @@ def test_gates_share_the_list_of_v1_too(server: ScriptedServer, connect: Connect
 
     def get(asked: Asked) -> Answer:
         job_id = asked.query.partition("jobId=")[2].partition("&")[0]
-        return v1_job(done=len(lists) > 5, jobId=job_id)
-
-    lists: list[Asked] = []
+        return v1_job(done=len(server.to(V1_LIST)) > 5, jobId=job_id)
 
     def list_them(asked: Asked) -> Answer:
-        lists.append(asked)
-        state = "ImportCompleted" if len(lists) > 5 else "ImportRunning"
+        state = "ImportCompleted" if len(server.to(V1_LIST)) > 5 else "ImportRunning"
         tasks = [{"jobId": f"job-{n}", "collectionName": "books", "state": state} for n in range(10)]
         return Answer({"code": 200, "data": {"tasks": tasks, "count": len(tasks)}})
 
-    server.v1(get).on("/v1/vector/collections/import/list", list_them)
+    server.v1(get).on(V1_LIST, list_them)
     events = world.run(*[trigger(f"job-{n}") for n in range(10)])
     assert {event["verdict"] for event in events} == {"open"}
-    assert len(server.to(V1_GET)) < 10 + 2 * len(lists)
+    assert len(server.to(V1_GET)) < 10 + 2 * len(server.to(V1_LIST))
 
 
 def test_a_gate_that_waits_for_uncommitted_opens_as_soon_as_the_list_says_so(
@@ -145,10 +143,8 @@ def test_a_gate_that_waits_for_uncommitted_opens_as_soon_as_the_list_says_so(
             state["job-1"] = "Completed"
         return v2_job(state[asked.json["jobId"]], 50, jobId=asked.json["jobId"])
 
-    server.v2(describe)
-    server.on(V2_LIST, list_them)
-    waiting, patient = trigger("job-0", wait_for="uncommitted"), trigger("job-1")
-    events = world.run(waiting, patient)
+    server.v2(describe).on(V2_LIST, list_them)
+    events = world.run(trigger("job-0", wait_for="uncommitted"), trigger("job-1"))
     assert [event["verdict"] for event in events] == ["open", "open"]
     assert "uncommitted" in events[0]["message"]
 
