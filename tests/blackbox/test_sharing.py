@@ -72,28 +72,20 @@ def test_a_shared_list_names_cluster_and_database(server: ScriptedServer, connec
 def test_the_gate_that_asks_for_the_list_may_be_cancelled(server: ScriptedServer, connect: Connect) -> None:
     connect({"api_version": "v2"})
     asked_for_the_list = threading.Event()
-    asked: list[int] = []
 
     def slow_at_first(asked: Asked, records: world.Records) -> Answer:
         delay = 0.0 if asked_for_the_list.is_set() else 0.4
         asked_for_the_list.set()
         return Answer(world.good(asked, records).body, delay=delay)
 
-    def of_the_cancelled() -> int:
-        return sum(one.json["jobId"] in jobs.job_ids[::2] for one in server.to(V2_DESCRIBE))
-
     async def cancel_half(tasks: Sequence[asyncio.Task[Any]]) -> None:
         await asyncio.to_thread(asked_for_the_list.wait, 10)
         for task in tasks[::2]:
             task.cancel()
-        await asyncio.wait(tasks[::2])
-        await asyncio.sleep(0.1)  # for what is on its way
-        asked.append(of_the_cancelled())
 
     jobs = world.World(server, slow_at_first)
     events = world.run(*map(trigger, jobs.job_ids), then=cancel_half)
     assert events[::2] == [None] * (world.GATES // 2)
-    assert asked == [of_the_cancelled()]
     assert {event["job_id"]: event["verdict"] for event in events[1::2]} == {
         job_id: jobs.verdicts[job_id] for job_id in jobs.job_ids[1::2]
     }

@@ -160,15 +160,18 @@ class TestResume:
         assert second["state"]["failures"] == 1
         assert second["started_at"] == first["started_at"]
 
-    @pytest.mark.parametrize(("verdict", "ends"), [("open", False), ("newer", True)])
-    def test_an_outage_of_before_is_over_where_the_trigger_had_an_answer(
-        self, server: ScriptedServer, deferred: Gate, verdict: str, ends: bool
+    @pytest.mark.parametrize(
+        ("verdict", "silent", "ends"),  # the last two are of release 0.1.0, whose triggers are never silent
+        [("open", False, False), ("newer", False, True), ("unauthorized", True, False), ("unreachable", True, False)],
+    )
+    def test_an_outage_of_before_goes_on_or_is_over(
+        self, server: ScriptedServer, deferred: Gate, verdict: str, silent: bool, ends: bool
     ) -> None:
         server.v2(DOWN)
         now = time.time()
         kwargs = {"started_at": now - 2 * HOUR, "state": {"outage_since": now - HOUR, "failures": 3}}
         with pytest.raises(ImportApiUnreachable if ends else TaskDeferred):
-            deferred.sensor(outage_tolerance=HOUR, timeout=9 * HOUR).execute_complete(
+            deferred.sensor(outage_tolerance=HOUR, timeout=9 * HOUR, silent_fail=silent).execute_complete(
                 deferred.context, {**EVENT, "verdict": verdict}, **kwargs
             )
 
