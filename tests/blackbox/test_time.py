@@ -152,9 +152,10 @@ class TestProcesses:
 
 
 class TestResume:
-    def test_a_server_that_is_down_is_waited_for(self, server: ScriptedServer, deferred: Gate) -> None:
+    def test_a_server_that_is_down_is_waited_for(self, server: ScriptedServer, deferred: Gate, told: Told) -> None:
         server.v2(GOING, DONE, DOWN, DONE)
         assert deferred.run(outage_tolerance=60)
+        assert told.count("was about to open") == 1
         first, second = [one.trigger.serialize()[1] for one in deferred.deferred]
         assert "outage_since" not in first.get("state", {})
         assert second["state"]["failures"] == 1
