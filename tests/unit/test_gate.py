@@ -492,7 +492,7 @@ class TestLog:
             driven.clock.sleep(100)
         driven.unknown()
         driven.restart()
-        driven.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, imported_rows=7)
+        driven.goes_on(state=ImportState.UNCOMMITTED, progress=100.0)
         driven.goes_on(state=ImportState.COMMITTING, progress=99.0)
         (warning,) = driven.log.at("warning")
         assert warning.startswith("Import job 7 is uncommitted")
