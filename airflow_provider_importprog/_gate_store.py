@@ -98,8 +98,11 @@ class GateStore:
         """Return when Airflow itself knows that the gate began to wait, or None."""
         if not hasattr(self._ti, "get_first_reschedule_date"):  # Airflow 2
             return self._first_start_of_airflow_2(rescheduled)
-        # Airflow 3 forgets a try's reschedules at the next one: this is of this try alone.
-        return _seconds(self._ti.get_first_reschedule_date(self._context)) if rescheduled else None
+        # What BaseSensorOperator.execute counts its own timeout from, which must not be over before ours. Airflow 3
+        # forgets a try's reschedules at the next one: this is of this try alone.
+        return (
+            _seconds(self._ti.get_first_reschedule_date(self._context) or self._ti.start_date) if rescheduled else None
+        )
 
     def _first_start_of_airflow_2(self, rescheduled: bool) -> float | None:
         if self._try > self._first_try and (first := _first_start_in_history(self._ti, self._first_try)) is not None:

@@ -45,7 +45,7 @@ def parse_progress(data: Any, job_id: str, brief: Brief | None = None) -> Import
     """Read the answer to :func:`progress_request`, without its files where they are not needed."""
     answer = fields.mapping(data, "data")
     details = fields.items(answer.get("details"), "details")
-    done = sum([detail.get("state") == "Completed" for detail in details])
+    done = sum([detail.get("state") == "Completed" and not detail.get("reason") for detail in details])
     job = _parse_job(answer, fields.identifier(answer, "jobId", expected=job_id), counts=(done, len(details)))
     if brief is not None and brief(job):
         return job

@@ -19,6 +19,7 @@ from tests.blackbox.driver import (
     Connect,
     FakeTaskInstance,
     Gate,
+    Told,
 )
 from tests.blackbox.server import ScriptedServer
 
@@ -86,3 +87,8 @@ def call(request: pytest.FixtureRequest, connect: Connect) -> Call:
 @pytest.fixture(params=MODES)
 def gate(request: pytest.FixtureRequest, connect: Connect) -> Gate:
     return Gate(request.param)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Told:
+    return Told(caplog, capfd)

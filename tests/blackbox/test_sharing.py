@@ -15,63 +15,46 @@ from airflow.secrets import BaseSecretsBackend
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.blackbox import world
 from tests.blackbox.driver import Connect
-from tests.blackbox.server import V1_GET, V2_DESCRIBE, V2_LIST, Answer, Asked, ScriptedServer, v1_job, v2_job
-
-INTERVAL = 0.1
-
-LISTINGS: dict[str, Callable[[], Any]] = {
-    "good": lambda: world.good,
-    "refused": lambda: world.refused,
-    "not permitted": lambda: world.not_permitted,
-    "hung up": lambda: world.hung_up,
-    "nonsense": lambda: world.nonsense,
-    "empty": lambda: world.empty,
-    "half": lambda: world.half,
-    "ahead": lambda: world.ahead,
-    "behind": world.Behind,
-    "without progress": lambda: world.without_progress,
-    "crowded": lambda: world.crowded,
-    "paged": lambda: world.paged,
-}
+from tests.blackbox.server import (
+    NOT_SERVED,
+    V1_GET,
+    V1_LIST,
+    V2_DESCRIBE,
+    V2_LIST,
+    Answer,
+    Asked,
+    ScriptedServer,
+    v1_job,
+    v2_job,
+)
 
 
 def trigger(job_id: str, **kwargs: Any) -> ImportProgressTrigger:
-    kwargs = {"poke_interval": INTERVAL, "unknown_job_grace": 0, "outage_tolerance": 0, **kwargs}
+    kwargs = {"poke_interval": 0.05, "unknown_job_grace": 0, "outage_tolerance": 0, **kwargs}
     return ImportProgressTrigger(job_id, **kwargs)
 
 
-@pytest.mark.parametrize("name", LISTINGS)
+@pytest.mark.parametrize("name", world.LISTINGS)
 def test_every_gate_ends_as_it_would_alone(name: str, server: ScriptedServer, connect: Connect) -> None:
     connect({"api_version": "v2"})
-    jobs = world.World(server, LISTINGS[name]())
-    events = world.run(*[trigger(job_id) for job_id in jobs.job_ids])
+    jobs = world.World(server, world.LISTINGS[name]())
+    events = world.run(*map(trigger, jobs.job_ids))
     assert {event["job_id"]: event["verdict"] for event in events} == jobs.verdicts
+    if name in ("good", "without progress"):
+        lists, describes = len(server.to(V2_LIST)), len(server.to(V2_DESCRIBE))
+        # One that checks each list, one for each job's end, and one for those in which one ended while it checked.
+        assert describes <= 2 * lists + world.GATES
+        assert describes + lists < sum(jobs.answers.values()) / 3
 
 
-@pytest.mark.parametrize("listing", [world.good, world.without_progress])
-def test_sharing_asks_far_less(server: ScriptedServer, connect: Connect, listing: Any) -> None:
-    connect({"api_version": "v2"})
-    jobs = world.World(server, listing)
-    world.run(*[trigger(job_id) for job_id in jobs.job_ids])
-    lists = len(server.to(V2_LIST))
-    # One that checks each list, one for the end of each job, and one for those in which a job ended while it checked.
-    assert world.describes(server) <= 2 * lists + world.GATES
-    assert world.describes(server) + lists < world.GATES * world.LAST_END / INTERVAL / 3
-
-
-def test_a_single_gate_asks_for_its_job_and_for_nothing_else(server: ScriptedServer, connect: Connect) -> None:
+@pytest.mark.parametrize("clusters", [{"job-0": None}, {"job-0": "in01-a", "job-4": "in01-b"}])
+def test_a_gate_alone_on_its_cluster_asks_for_no_list(
+    server: ScriptedServer, connect: Connect, clusters: dict[str, str | None]
+) -> None:
     connect({"api_version": "v2"})
     jobs = world.World(server, world.good)
-    world.run(trigger("job-0"))
-    assert jobs.verdicts["job-0"] == "open"
-    assert server.to(V2_LIST) == []
-    assert world.describes(server) > 2
-
-
-def test_gates_of_different_clusters_share_nothing(server: ScriptedServer, connect: Connect) -> None:
-    connect({"api_version": "v2"})
-    world.World(server, world.good)
-    world.run(trigger("job-0", cluster_id="in01-a"), trigger("job-4", cluster_id="in01-b"))
+    events = world.run(*[trigger(job_id, cluster_id=cluster_id) for job_id, cluster_id in clusters.items()])
+    assert [event["verdict"] for event in events] == [jobs.verdicts[job_id] for job_id in clusters]
     assert server.to(V2_LIST) == []
 
 
@@ -90,18 +73,18 @@ def test_the_gate_that_asks_for_the_list_may_be_cancelled(server: ScriptedServer
     connect({"api_version": "v2"})
     asked_for_the_list = threading.Event()
 
-    def slow(asked: Asked, records: list[dict[str, Any]]) -> Answer:
+    def slow_at_first(asked: Asked, records: world.Records) -> Answer:
+        delay = 0.0 if asked_for_the_list.is_set() else 0.4
         asked_for_the_list.set()
-        return Answer(world.good(asked, records).body, delay=0.4)
-
-    jobs = world.World(server, slow)
+        return Answer(world.good(asked, records).body, delay=delay)
 
     async def cancel_half(tasks: Sequence[asyncio.Task[Any]]) -> None:
         await asyncio.to_thread(asked_for_the_list.wait, 10)
         for task in tasks[::2]:
             task.cancel()
 
-    events = world.run(*[trigger(job_id) for job_id in jobs.job_ids], then=cancel_half)
+    jobs = world.World(server, slow_at_first)
+    events = world.run(*map(trigger, jobs.job_ids), then=cancel_half)
     assert events[::2] == [None] * (world.GATES // 2)
     assert {event["job_id"]: event["verdict"] for event in events[1::2]} == {
         job_id: jobs.verdicts[job_id] for job_id in jobs.job_ids[1::2]
@@ -111,35 +94,29 @@ def test_the_gate_that_asks_for_the_list_may_be_cancelled(server: ScriptedServer
 def test_one_gate_that_is_not_permitted_does_not_disturb_the_others(server: ScriptedServer, connect: Connect) -> None:
     connect({"api_version": "v2"})
     jobs = world.World(server, world.good)
-    describe = jobs._describe
     forbidden = Answer({"code": 1401, "message": "no privilege"}, 403)
-    server.v2(lambda asked: forbidden if asked.json["jobId"] == "job-0" else describe(asked))
-    events = world.run(*[trigger(job_id) for job_id in jobs.job_ids])
+    server.v2(lambda asked: forbidden if asked.json["jobId"] == "job-0" else jobs.describe(asked))
+    events = world.run(*map(trigger, jobs.job_ids))
     assert {event["job_id"]: event["verdict"] for event in events} == {**jobs.verdicts, "job-0": "unauthorized"}
 
 
 def test_gates_share_the_list_of_v1_too(server: ScriptedServer, connect: Connect) -> None:
     """Its list has names of its own for the states, and no percentage."""
     connect({"api_version": "v1"})
-    asked_for: list[str] = []
 
     def get(asked: Asked) -> Answer:
         job_id = asked.query.partition("jobId=")[2].partition("&")[0]
-        asked_for.append(job_id)
-        return v1_job(done=len(lists) > 5, jobId=job_id)
-
-    lists: list[Asked] = []
+        return v1_job(done=len(server.to(V1_LIST)) > 5, jobId=job_id)
 
     def list_them(asked: Asked) -> Answer:
-        lists.append(asked)
-        state = "ImportCompleted" if len(lists) > 5 else "ImportRunning"
+        state = "ImportCompleted" if len(server.to(V1_LIST)) > 5 else "ImportRunning"
         tasks = [{"jobId": f"job-{n}", "collectionName": "books", "state": state} for n in range(10)]
         return Answer({"code": 200, "data": {"tasks": tasks, "count": len(tasks)}})
 
-    server.v1(get).on("/v1/vector/collections/import/list", list_them)
+    server.v1(get).on(V1_LIST, list_them)
     events = world.run(*[trigger(f"job-{n}") for n in range(10)])
     assert {event["verdict"] for event in events} == {"open"}
-    assert len(server.to(V1_GET)) < 10 + 2 * len(lists)
+    assert len(server.to(V1_GET)) < 10 + 2 * len(server.to(V1_LIST))
 
 
 def test_a_gate_that_waits_for_uncommitted_opens_as_soon_as_the_list_says_so(
@@ -158,10 +135,8 @@ def test_a_gate_that_waits_for_uncommitted_opens_as_soon_as_the_list_says_so(
             state["job-1"] = "Completed"
         return v2_job(state[asked.json["jobId"]], 50, jobId=asked.json["jobId"])
 
-    server.v2(describe)
-    server.on(V2_LIST, list_them)
-    waiting, patient = trigger("job-0", wait_for="uncommitted"), trigger("job-1")
-    events = world.run(waiting, patient)
+    server.v2(describe).on(V2_LIST, list_them)
+    events = world.run(trigger("job-0", wait_for="uncommitted"), trigger("job-1"))
     assert [event["verdict"] for event in events] == ["open", "open"]
     assert "uncommitted" in events[0]["message"]
 
@@ -212,3 +187,30 @@ def test_keys_that_are_read_slowly_are_known_before_the_gate_shares_a_list(
     assert "The list of import jobs cannot be had: " in (seen := caplog.text + captured.out + captured.err)
     assert "AKIA-access-1" not in seen
     assert "secret-key-22" not in seen
+
+
+def test_the_loop_goes_on_while_a_gate_asks(server: ScriptedServer, connect: Connect) -> None:
+    beat = threading.Event()
+
+    def once_the_loop_went_on(answer: Answer) -> Callable[[Asked], Answer]:
+        def give(asked: Asked) -> Answer:
+            beat.clear()
+            return answer if beat.wait(10) else v2_job("Failed", reason="the loop stood still")
+
+        return give
+
+    async def heart(tasks: Sequence[asyncio.Task[Any]]) -> None:
+        while not tasks[0].done():
+            beat.set()
+            await asyncio.sleep(0.01)
+
+    server.v1(once_the_loop_went_on(NOT_SERVED)).v2(*map(once_the_loop_went_on, (v2_job(), v2_job("Completed"))))
+    (event,) = world.run(trigger("job-1"), then=heart)
+    assert event["verdict"] == "open"
+
+
+def test_many_share_few_connections(server: ScriptedServer, connect: Connect) -> None:
+    server.v2(*[v2_job()] * 100, v2_job("Completed"))
+    assert len(world.run(*[trigger("job-1") for _ in range(50)])) == 50
+    assert len(server.asked) >= 150
+    assert server.connections <= 40

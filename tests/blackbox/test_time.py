@@ -1,71 +1,54 @@
-"""What a gate knows of time, however often a process ends: grace, outages, time-outs, sleeps, and rows of triggers."""
+"""What a gate knows of time, however often a process ends: grace, outages, time-outs, delays, and rows of triggers."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-import logging
-import math
-import pkgutil
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
-from importlib import import_module
 from typing import Any
 
 import pytest
 from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowTaskTimeout, TaskDeferred
-from airflow.triggers.base import BaseTrigger
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import airflow_provider_importprog.triggers
 from airflow_provider_importprog.exceptions import (
-    ImportApiUnauthorized,
     ImportApiUnreachable,
+    ImportJobFailed,
     ImportJobUnknown,
     ImportSettingInvalid,
 )
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
-from tests.blackbox.driver import TOKEN_LOGIN, Connect, Gate, fire
+from tests.blackbox.driver import AIRFLOW_2, TOKEN_LOGIN, TOKEN_PASSWORD, Connect, Gate, Told, fire, later
 from tests.blackbox.imports import BrokenStore, Store
-from tests.blackbox.server import JOB, Answer, Asked, ScriptedServer, unknown_job, v2_job
+from tests.blackbox.server import JOB, V2_DESCRIBE, Answer, Asked, ScriptedServer, unknown_job, v2_job
 
-GOING, DONE, UNKNOWN = v2_job(), v2_job("Completed"), unknown_job()
-for _slow in ("aiohttp", "airflow_provider_importprog.hooks.import_progress"):
-    import_module(_slow)  # which would be in the first test's seconds
-DOWN, DENIED = Answer(b"<html>", 503), Answer({"code": 1800, "message": "user hasn't authenticated"}, 401)
+GOING, DONE, UNKNOWN, DOWN = v2_job(), v2_job("Completed"), unknown_job(), Answer(b"<html>", 500)
+DENIED = Answer({"code": 1800, "message": "user hasn't authenticated"}, 401)
 STORES: dict[str, Callable[[], Any]] = {"store": Store, "broken store": BrokenStore, "no store": lambda: None}
+HOUR = 3600.0
+EVENT = {"job_id": JOB, "verdict": "open", "message": "x"}
+TIMED_OUT = ("__fail__", {"error": "Trigger timeout"})  # as Airflow resumes a task whose deferral timed out
 
 
-class Times:
-    """Answers in turn, the last for ever, and keeps when each was asked for. An answer may be made when it is."""
+def timed(server: ScriptedServer, *script: Answer) -> list[float]:
+    """Script a server, and return when each answer was given."""
+    times: list[float] = []
 
-    def __init__(self, *script: Answer | Callable[[Asked], Answer]) -> None:
-        self.script = list(script)
-        self.given: list[tuple[float, Answer]] = []
+    def stamped(answer: Answer) -> Callable[[Asked], Answer]:
+        return lambda asked: (times.append(time.monotonic()), answer)[1]
 
-    def __call__(self, asked: Asked) -> Answer:
-        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        answer = step(asked) if callable(step) else step
-        self.given.append((time.monotonic(), answer))
-        return answer
-
-    def at(self, answer: Answer) -> list[float]:
-        return [when for when, one in self.given if one is answer]
-
-    @property
-    def times(self) -> list[float]:
-        return [when for when, _ in self.given]
-
-
-def scripted(server: ScriptedServer, *script: Any) -> Times:
-    times = Times(*script)
-    server.v2(times)
+    server.v2(*map(stamped, script))
     return times
 
 
@@ -73,37 +56,7 @@ def scripted(server: ScriptedServer, *script: Any) -> Times:
 def kept(request: pytest.FixtureRequest, connect: Connect) -> Gate:
     """Return a gate in each mode, and where it is rescheduled with what Airflow may have to keep something in."""
     mode, _, store = request.param.partition(", ")
-    gate = Gate(mode)
-    if store and (one := STORES[store]()) is not None:
-        gate.context["task_state_store"] = one
-    return gate
-
-
-def deferral(gate: Gate, step: Callable[[], Any] | None = None, **kwargs: Any) -> TaskDeferred:
-    with pytest.raises(TaskDeferred) as caught:
-        (step or (lambda: gate.sensor(**kwargs).execute(gate.context)))()
-    return caught.value
-
-
-def resume(gate: Gate, deferred: TaskDeferred, event: dict[str, Any], **kwargs: Any) -> Any:
-    """Resume in a new operator object, from what a database would keep."""
-    kept = {**json.loads(json.dumps(deferred.kwargs or {})), "event": event}
-    return gate.sensor(**kwargs).resume_execution(deferred.method_name, kept, gate.context)
-
-
-def restarted(trigger: Any, every: float, times: int = 8) -> Any:
-    """Run a trigger in a triggerer that is restarted, from the same row each time; return its event or None."""
-    _, kwargs = trigger.serialize()
-
-    async def one_life() -> Any:
-        async for event in type(trigger)(**json.loads(json.dumps(kwargs))).run():
-            return event.payload
-        return None
-
-    for _ in range(times):
-        with suppress(asyncio.TimeoutError):
-            return asyncio.run(asyncio.wait_for(one_life(), every))
-    return None
+    return Gate(mode, STORES[store]() if store else None)
 
 
 @pytest.fixture
@@ -111,126 +64,270 @@ def deferred(connect: Connect) -> Gate:
     return Gate("deferrable")
 
 
-class TestUnknown:
-    @pytest.mark.parametrize(
-        ("script", "kwargs"),
-        [
-            ([GOING, GOING, UNKNOWN, GOING, DONE], {"poke_interval": 0.3, "unknown_job_grace": 0.05}),
-            ([GOING, *[DOWN] * 5, UNKNOWN, GOING, DONE], {"unknown_job_grace": 0.3}),
-            ([*[DOWN] * 5, UNKNOWN, GOING, DONE], {"unknown_job_grace": 0.3}),
-            ([*[GOING] * 8, UNKNOWN, GOING, DONE], {"unknown_job_grace": 0.2}),
-            ([UNKNOWN, GOING, UNKNOWN, GOING, UNKNOWN, DONE], {"poke_interval": 0.2, "unknown_job_grace": 0.05}),
-        ],
-        ids=["slow polls", "after an outage", "an outage first", "after a long wait", "again and again"],
-    )
-    def test_one_such_answer_alone_ends_nothing(
-        self, server: ScriptedServer, kept: Gate, script: list[Answer], kwargs: dict[str, Any]
-    ) -> None:
-        scripted(server, *script)
-        assert kept.run(**{"outage_tolerance": 20, **kwargs})
-
-    @pytest.mark.parametrize("before", [[], [GOING] * 5, [DOWN] * 5], ids=["at once", "after a wait", "an outage"])
-    @pytest.mark.parametrize("grace", [0, 0.6])
-    def test_from_the_first_in_a_row_and_twice_at_least(
-        self, server: ScriptedServer, kept: Gate, before: list[Answer], grace: float
-    ) -> None:
-        times = scripted(server, *before, UNKNOWN)
-        with pytest.raises(ImportJobUnknown):
-            kept.run(unknown_job_grace=grace, outage_tolerance=20)
-        unknown = times.at(UNKNOWN)
-        assert len(unknown) >= 2
-        if kept.mode != "reschedule" or isinstance(kept.context.get("task_state_store"), Store):
-            assert unknown[-1] - unknown[0] >= grace * 0.95
-        assert unknown[-1] - unknown[0] < 3 * grace + 1
-
-    def test_a_worker_began_and_the_triggerer_restarts(self, server: ScriptedServer, deferred: Gate) -> None:
-        times = scripted(server, UNKNOWN)
-        row = deferral(deferred, unknown_job_grace=1.2, poke_interval=0.1)
-        event = restarted(row.trigger, every=0.5)
-        assert event is not None, "each restart began the grace anew"
-        assert event["verdict"] == "job_unknown"
-        assert times.times[-1] - times.times[0] >= 1.1
-        with pytest.raises(ImportJobUnknown):
-            resume(deferred, row, event, unknown_job_grace=1.2)
-
-    def test_a_resume_that_defers_again(self, server: ScriptedServer, deferred: Gate) -> None:
-        """The outage is over, but now the job is unknown: that began now, and goes on in the next deferral."""
-        kwargs = {"unknown_job_grace": 1.2, "poke_interval": 0.1}
-        scripted(server, GOING, UNKNOWN)
-        first = deferral(deferred, **kwargs)
-        first.kwargs["started_at"] -= 10
-        event = {"job_id": JOB, "verdict": "unreachable", "message": "down"}
-        began = time.monotonic()
-        again = deferral(deferred, lambda: resume(deferred, first, event, **kwargs))
-        assert (restarted(again.trigger, every=0.5) or {}).get("verdict") == "job_unknown"
-        assert 1 < time.monotonic() - began < 3.6
-
-
-class TestOutage:
-    def test_a_worker_began_and_the_triggerer_restarts(self, server: ScriptedServer, deferred: Gate) -> None:
-        scripted(server, DOWN)
-        row = deferral(deferred, outage_tolerance=1.2, poke_interval=0.1)
-        event = restarted(row.trigger, every=0.5)
-        assert event is not None, "each restart began the outage anew"
-        assert event["verdict"] == "unreachable"
-
-    def test_the_deferral_does_not_double_the_tolerance(self, server: ScriptedServer, deferred: Gate) -> None:
-        times = scripted(server, DOWN)
-        row = deferral(deferred, outage_tolerance=2.4, poke_interval=0.1)
-        time.sleep(2.5)  # until a triggerer takes it
-        began = time.monotonic()
-        event = fire(row.trigger)
-        assert event["verdict"] == "unreachable"
-        assert len(times.times) >= 2
-        assert time.monotonic() - began < 1.6
-        with pytest.raises(ImportApiUnreachable):
-            resume(deferred, row, event, outage_tolerance=2.4)
-
-    def test_a_good_answer_ends_it(self, server: ScriptedServer, kept: Gate) -> None:
-        scripted(server, *[DOWN, DOWN, GOING, GOING] * 4, DONE)
-        assert kept.run(outage_tolerance=0.8, poke_interval=0.05)
-
-    @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
-    def test_reschedule(self, server: ScriptedServer, connect: Connect, make: Callable[[], Any]) -> None:
-        gate, store = Gate("reschedule"), make()
-        if store is not None:
-            gate.context["task_state_store"] = store
-        times = scripted(server, GOING, DOWN)
-        with pytest.raises(ImportApiUnreachable if isinstance(store, Store) else AirflowSensorTimeout):
-            gate.run(outage_tolerance=0.8, timeout=3)
-        assert times.at(DOWN)[-1] - times.at(DOWN)[0] >= 0.75
-
-
-class TestFirstSleepOfATrigger:
-    def test_a_triggerer_that_restarts_often_still_polls(self, server: ScriptedServer, deferred: Gate) -> None:
-        times = scripted(server, GOING, DONE)
-        row = deferral(deferred, poke_interval=1)
-        assert (restarted(row.trigger, every=0.4) or {}).get("verdict") == "open"
-        assert times.times[1] - times.times[0] >= 0.7
-
-
-ROW_010 = {
-    "job_id": JOB,
-    "cluster_id": None,
-    "importprog_conn_id": "importprog_default",
-    "started_at": 0.0,
-    "last_shown": ["importing", 40, 0, 2],
-    "wait_for": "completed",
-    "allow_failed_files": False,
-    "poke_interval": 0.05,
-    "outage_tolerance": 900.0,
-    "unknown_job_grace": 60.0,
+#: What the server answers, the last for ever, settings, what the gate fails with, and what it says.
+HOURLY: dict[str, tuple[list[Answer], dict[str, Any], Any, str]] = {
+    "an outage": ([DOWN], {}, ImportApiUnreachable, "for 1 h"),
+    "an outage that ended": ([DOWN, GOING, DOWN, DONE], {}, None, "after 1 h"),
+    "an unknown job": ([UNKNOWN], {}, ImportJobUnknown, "48 h"),
+    "a job that was unknown": ([UNKNOWN, GOING, UNKNOWN, DONE], {}, None, "just now"),
+    "a time-out": ([GOING], {"timeout": HOUR}, AirflowSensorTimeout, r"1 h \(timeout\)"),
+    "a stall": ([GOING, GOING, DONE], {"stall_warning": HOUR}, None, "has made no progress"),
+    "a delay": ([GOING, DONE], {"poke_interval": HOUR}, None, "opens after 1 h"),
 }
+
+
+class TestProcesses:
+    """An hour passes between two of them."""
+
+    @pytest.mark.parametrize("mode", ["deferrable", "reschedule"])
+    @pytest.mark.parametrize("name", HOURLY)
+    def test_what_one_saw_the_next_one_knows(
+        self, server: ScriptedServer, connect: Connect, told: Told, mode: str, name: str
+    ) -> None:
+        script, kwargs, error, words = HOURLY[name]
+        server.v2(*script)
+        kwargs = {"outage_tolerance": HOUR, "unknown_job_grace": HOUR, "timeout": 9 * HOUR, **kwargs}
+        with pytest.raises(error, match=words) if error else nullcontext():
+            assert Gate(mode, Store(), HOUR).run(**kwargs)
+            assert told.count(words)
+
+    @pytest.mark.parametrize("store", [None, BrokenStore])
+    def test_without_a_store_the_timeout_bounds_an_outage(
+        self, server: ScriptedServer, connect: Connect, store: Any
+    ) -> None:
+        server.v2(DOWN)
+        with pytest.raises(AirflowSensorTimeout, match=r"within 1 h \(timeout\)"):
+            Gate("reschedule", store and store(), 0.4 * HOUR).run(outage_tolerance=0, timeout=HOUR)
+        assert len(server.to(V2_DESCRIBE)) >= 4
+
+    @pytest.mark.parametrize("clear", [False, True])
+    @pytest.mark.parametrize("mode", ["deferrable", "reschedule"])
+    def test_the_start_is_kept_over_tries_until_the_task_is_cleared(
+        self, server: ScriptedServer, connect: Connect, mode: str, clear: bool
+    ) -> None:
+        server.v2(DOWN)
+        store, kwargs = Store(), {"outage_tolerance": HOUR, "timeout": 9 * HOUR, "retries": 3}
+        gate = Gate(mode, store, HOUR)
+        gate.ti.max_tries = 3
+        with pytest.raises(ImportApiUnreachable):
+            gate.run(**kwargs)
+        started_at = store.get("importprog_gate")["started_at"]
+        gate.ti.start_date = datetime.now(timezone.utc)
+        gate.ti.first = None
+        gate.ti.try_number, gate.ti.max_tries = 2, 4 if clear else 3  # as Airflow's clear_task_instances does
+        with pytest.raises((TaskDeferred, AirflowRescheduleException)) as caught:  # an outage ends with its try
+            gate.sensor(**kwargs).execute(gate.context)
+        assert (store.get("importprog_gate")["started_at"] == started_at) is not clear
+        if mode == "deferrable":
+            assert round(caught.value.timeout / timedelta(hours=1)) == (9 if clear else 8)
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            [GOING, GOING, UNKNOWN, GOING, DONE],
+            [GOING, DOWN, DOWN, UNKNOWN, GOING, DONE],
+            [DOWN, DOWN, UNKNOWN, GOING, DONE],
+            [UNKNOWN, GOING, UNKNOWN, GOING, UNKNOWN, DONE],
+        ],
+        ids=["after a wait", "after an outage", "an outage first", "again and again"],
+    )
+    def test_one_answer_unknown_alone_ends_nothing(
+        self, server: ScriptedServer, kept: Gate, script: list[Answer]
+    ) -> None:
+        server.v2(*script)
+        kept.pause = HOUR
+        assert kept.run(outage_tolerance=9 * HOUR, unknown_job_grace=60, timeout=24 * HOUR)
+
+    @pytest.mark.parametrize("grace", [0, 0.3])
+    def test_an_unknown_job_takes_two_answers_and_the_grace(
+        self, server: ScriptedServer, kept: Gate, grace: float
+    ) -> None:
+        times = timed(server, GOING, DOWN, UNKNOWN)
+        with pytest.raises(ImportJobUnknown):
+            kept.run(unknown_job_grace=grace, outage_tolerance=60)
+        assert len(times) >= 4
+        if kept.mode != "reschedule" or isinstance(kept.context.get("task_state_store"), Store):
+            assert times[-1] - times[2] >= grace * 0.95
+
+
+class TestResume:
+    def test_a_server_that_is_down_is_waited_for(self, server: ScriptedServer, deferred: Gate, told: Told) -> None:
+        server.v2(GOING, DONE, DOWN, DONE)
+        assert deferred.run(outage_tolerance=60)
+        assert told.count("was about to open") == 1
+        first, second = [one.trigger.serialize()[1] for one in deferred.deferred]
+        assert "outage_since" not in first.get("state", {})
+        assert second["state"]["failures"] == 1
+        assert second["started_at"] == first["started_at"]
+
+    @pytest.mark.parametrize(
+        ("verdict", "silent", "ends"),  # the last two are of release 0.1.0, whose triggers are never silent
+        [("open", False, False), ("newer", False, True), ("unauthorized", True, False), ("unreachable", True, False)],
+    )
+    def test_an_outage_of_before_goes_on_or_is_over(
+        self, server: ScriptedServer, deferred: Gate, verdict: str, silent: bool, ends: bool
+    ) -> None:
+        server.v2(DOWN)
+        now = time.time()
+        kwargs = {"started_at": now - 2 * HOUR, "state": {"outage_since": now - HOUR, "failures": 3}}
+        with pytest.raises(ImportApiUnreachable if ends else TaskDeferred):
+            deferred.sensor(outage_tolerance=HOUR, timeout=9 * HOUR, silent_fail=silent).execute_complete(
+                deferred.context, {**EVENT, "verdict": verdict}, **kwargs
+            )
+
+    @pytest.mark.parametrize(
+        ("script", "error"),
+        [
+            ([v2_job("Failed", reason="disk full"), UNKNOWN], ImportJobFailed),
+            ([DONE, UNKNOWN], ImportJobUnknown),
+            ([DONE, UNKNOWN, DONE], None),  # one answer decides nothing
+        ],
+    )
+    def test_a_record_that_expired(
+        self, server: ScriptedServer, deferred: Gate, script: list[Answer], error: Any
+    ) -> None:
+        server.v2(GOING, *script)
+        deferred.pause = HOUR
+        words = "disk full" if error is ImportJobFailed else "no record"
+        with pytest.raises(error, match=words) if error else nullcontext():
+            assert deferred.run(unknown_job_grace=HOUR, timeout=9 * HOUR)
+
+    @pytest.mark.parametrize("event", [{**EVENT, "verdict": "newer"}, {"verdict": None}, {}, None])
+    @pytest.mark.parametrize(
+        "kwargs", [{}, {"started_at": 1.7e9, "job": None}, {"job": {"newer": 1}, "state": "newer", "more": 1}]
+    )
+    def test_what_another_release_wrote_is_asked_and_judged(
+        self, server: ScriptedServer, deferred: Gate, event: Any, kwargs: dict[str, Any]
+    ) -> None:
+        server.v2(DONE)
+        assert deferred.sensor().resume_execution("execute_complete", {**kwargs, "event": event}, deferred.context)
+
+
+class TestTimeout:
+    @pytest.mark.skipif(AIRFLOW_2, reason="it keeps the first poke's date as the task's own")
+    def test_airflows_own_count_of_a_rescheduled_gate_ends_no_earlier(self, server: ScriptedServer) -> None:
+        """It counts from the start of the try, of which the process that polls is a part."""
+        server.v2(GOING)
+        gate = Gate("reschedule", Store(), pause=70)
+        assert gate.ti.start_date
+        gate.ti.start_date -= timedelta(seconds=60)
+        with pytest.raises(AirflowSkipException, match=r"not completed within 1 min 40 s \(timeout\)"):
+            gate.run(timeout=100, never_fail=True)
+
+    @pytest.mark.parametrize("hours", [(10, None, 6, 10), (10, 20, 6, 10), (10, 9, 6, 3), (10, 9, 0, 9)])
+    def test_a_deferral_ends_with_the_lesser_of_two(
+        self, server: ScriptedServer, connect: Connect, hours: tuple[int, int | None, int, int]
+    ) -> None:
+        """Hours of timeout, of execution_timeout, of this try when the gate begins, and what is left."""
+        timeout, execution_timeout, of_try, left = hours
+        server.v2(GOING)
+        gate, hour = Gate("deferrable", Store()), timedelta(hours=1)
+        assert gate.ti.start_date
+        gate.ti.start_date -= of_try * hour
+        kwargs = {"timeout": timeout * HOUR, "execution_timeout": execution_timeout and execution_timeout * hour}
+        error, words = (
+            (AirflowSensorTimeout, r"not completed within 10 h \(timeout\)")
+            if left == timeout
+            else (AirflowTaskTimeout, r"within 9 h \(execution_timeout\)")
+        )
+        deferral = gate.defer(**kwargs)
+        assert round(deferral.timeout / hour) == left
+
+        def resume(after: float) -> Any:
+            waited = later(deferral.kwargs, after * HOUR)
+            return gate.sensor(**kwargs).execute_complete(gate.context, EVENT, **waited)
+
+        again = gate.deferral(lambda: resume(1))
+        assert round(again.timeout / hour) == left - 1
+        assert again.kwargs["started_at"] == pytest.approx(deferral.kwargs["started_at"] - HOUR)
+        with pytest.raises(error, match=words):
+            resume(left)
+        with pytest.raises(error, match=words):
+            gate.sensor(**kwargs).resume_execution(*TIMED_OUT, gate.context)
+        for option in ("soft_fail", "never_fail"):  # skip over timeout alone
+            with pytest.raises(AirflowSkipException if left == timeout else AirflowTaskTimeout, match=words):
+                gate.sensor(**kwargs, **{option: True}).resume_execution(*TIMED_OUT, gate.context)
+
+
+#: An answer, settings, the seconds of the delay, and what the log says of it.
+DELAYS: dict[str, tuple[Answer, dict[str, Any], float, str]] = {
+    "no outage": (GOING, {}, 30, ""),
+    "capped": (GOING, {"exponential_backoff": True, "max_wait": 20}, 20, ""),
+    "outage": (DOWN, {}, 34, "again in 3"),  # with up to a quarter of jitter
+    "capped outage": (DOWN, {"max_wait": 20}, 20, "again in 20 s"),
+    **{f"Retry-After: {value[:20]}": (Answer({"code": 8}, 429, {"Retry-After": value}), {}, delay, f"again in {words}")
+       for value, delay, words in (
+           ("200", 200, "3 min 20 s"), ("3600", 1000, "16 min 40 s"), ("9" * 400, 1000, "16 min 40 s"),
+           ("Fri, 31 Dec 9999 23:59:59 GMT", 1000, "16 min 40 s"), ("junk", 34, "3"), ("-5", 34, "3"))},
+}  # fmt: skip
+
+
+class TestDelay:
+    @pytest.mark.parametrize("name", DELAYS)
+    @pytest.mark.parametrize("mode", ["poke", "reschedule"])
+    def test_on_a_worker_it_is_as_announced(
+        self, server: ScriptedServer, connect: Connect, told: Told, mode: str, name: str
+    ) -> None:
+        answer, kwargs, delay, words = DELAYS[name]
+        connect({"api_version": "v2"})
+        server.v2(answer)
+        gate = Gate(mode, Store())
+        sensor = gate.sensor(**{"outage_tolerance": HOUR, "poke_interval": 30, "timeout": 1000, **kwargs})
+        if mode == "poke":
+            assert sensor.poke(gate.context) is False
+            waits = sensor._get_next_poke_interval(time.monotonic(), lambda: 0.0, 1)
+        else:
+            with pytest.raises(AirflowRescheduleException) as caught:
+                sensor.execute(gate.context)
+            waits = (caught.value.reschedule_date - datetime.now(timezone.utc)).total_seconds()
+        assert waits == pytest.approx(delay, abs=5)
+        assert told.count(words)
+
+    def test_it_grows_in_every_mode(self, server: ScriptedServer, gate: Gate) -> None:
+        times = timed(server, GOING, GOING, GOING, DONE)
+        gate.run(exponential_backoff=True, poke_interval=0.05)
+        assert times[3] - times[1] >= 0.1 + 0.2 - 0.02
+
+    def test_in_the_triggerer_it_is_as_announced(self, server: ScriptedServer, deferred: Gate, told: Told) -> None:
+        times = timed(server, GOING, DOWN, Answer(b"", 503, {"Retry-After": "1"}), DONE)
+        deferred.run(outage_tolerance=60, poke_interval=0.2)
+        announced = [float(re.findall(r"again in ([\d.]+) s", line)[0]) for line in told.lines("again in")]
+        assert len(announced) == 2
+        for said, asked, again in zip(announced, times[1:], times[2:], strict=False):
+            assert again - asked >= said - 0.1
+        timed(server, GOING, GOING, DONE)
+        assert deferred.run(exponential_backoff=True, max_wait=0.05, poke_interval=HOUR, timeout=9 * HOUR)
+
+    @pytest.mark.parametrize(("ago", "interval"), [(None, 0.3), (HOUR, HOUR + 0.3)])
+    def test_a_trigger_sleeps_what_is_left_of_one_interval(
+        self, server: ScriptedServer, connect: Connect, ago: float | None, interval: float
+    ) -> None:
+        times = timed(server, DONE)
+        row = {"poke_interval": interval, **({} if ago is None else {"started_at": time.time() - ago})}
+        began = time.monotonic()
+        fire(ImportProgressTrigger(JOB, **row))
+        assert times[-1] - began >= 0.25
+
+
+ROW_010: dict[str, Any] = {
+    "job_id": JOB, "cluster_id": None, "importprog_conn_id": "importprog_default", "started_at": 0.0,
+    "last_shown": ["importing", 40, 0, 2], "wait_for": "completed", "allow_failed_files": False, "poke_interval": 0.05,
+    "outage_tolerance": 900.0, "unknown_job_grace": 60.0,
+}  # fmt: skip
 SUMMARY = {
-    "job_id": JOB,
-    "collection_name": "books",
-    "state": "importing",
-    "progress": 40.0,
-    "file_size": 10,
-    "imported_rows": 2,
-    "total_rows": 5,
-    "complete_time": None,
-    "error_message": None,
+    "job_id": JOB, "collection_name": "books", "state": "importing", "progress": 40.0, "file_size": 10,
+    "imported_rows": 2, "total_rows": 5, "complete_time": None, "error_message": None,
+}  # fmt: skip
+VALUES = [True, "{{ x }}", -1, 1.5, [], {}, float("nan"), None, ""]
+#: Which of them a trigger takes.
+TAKEN: dict[str, list[Any]] = {
+    "job_id": ["{{ x }}", -1],
+    **{name: ["{{ x }}", -1, None, ""] for name in ("cluster_id", "storage_conn_id")},
+    **{name: [1.5] for name in ("poke_interval", "outage_tolerance", "unknown_job_grace", "stall_warning")},
+    **{name: [True] for name in ("allow_failed_files", "exponential_backoff", "silent_fail")},
+    **{name: [] for name in ("wait_for", "importprog_conn_id")},
+    "max_wait": [1.5, None],
+    "min_rows": [None],
 }
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("{{ ti.xcom_pull('x') }}"),
@@ -239,206 +336,77 @@ ANYTHING = st.recursive(
 )
 
 
-def triggers() -> Iterator[type[BaseTrigger]]:
-    for module in pkgutil.iter_modules(airflow_provider_importprog.triggers.__path__):
-        found = import_module(f"{airflow_provider_importprog.triggers.__name__}.{module.name}")
-        for one in vars(found).values():
-            if inspect.isclass(one) and issubclass(one, BaseTrigger) and one.__module__ == found.__name__:
-                yield one
-
-
 class TestRows:
-    @pytest.mark.parametrize("trigger", triggers(), ids=lambda one: one.__name__)
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(data=st.data())
-    def test_no_constructor_raises(self, trigger: type[BaseTrigger], data: st.DataObject) -> None:
-        parameters = inspect.signature(trigger.__init__).parameters
-        names = st.sampled_from(list(parameters)[1:])
-        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):  # else Airflow bears the TypeError
-            names |= st.just("of_a_newer_release") | st.from_regex(r"[a-z]{1,8}", fullmatch=True)
-        kwargs = data.draw(st.dictionaries(names.filter(lambda name: name not in ("self", "kwargs")), ANYTHING))
-        repr(trigger(**kwargs))
+    @given(kwargs=st.dictionaries(st.sampled_from([*TAKEN, "started_at", "last_shown", "state", "newer"]), ANYTHING))
+    def test_no_constructor_raises(self, kwargs: dict[str, Any]) -> None:
+        repr(ImportProgressTrigger(**kwargs))
 
-    @pytest.mark.parametrize(
-        "bad",
-        [
-            {"job_id": ...},
-            *({"job_id": value} for value in (None, "", ["a"], {}, True)),
-            *({"poke_interval": value} for value in ("{{ params.often }}", -1, None, math.nan, [30])),
-            {"wait_for": "later"},
-            {"wait_for": ["completed"]},
-            {"allow_failed_files": "{{ params.sure }}"},
-            {"outage_tolerance": "long"},
-            {"unknown_job_grace": -1},
-            {"importprog_conn_id": ""},
-            {"importprog_conn_id": 7.5},
-        ],
-        ids=str,
-    )
-    def test_what_it_refuses_is_one_event(self, server: ScriptedServer, deferred: Gate, bad: dict[str, Any]) -> None:
-        scripted(server, DONE)
-        kwargs = {name: value for name, value in {**ROW_010, **bad}.items() if value is not ...}
-        trigger = ImportProgressTrigger(**kwargs)
+    @pytest.mark.parametrize("name", TAKEN)
+    def test_what_it_refuses_is_one_event(self, server: ScriptedServer, deferred: Gate, name: str) -> None:
+        """And what is only of use for the log or an estimate is left out where it cannot be read."""
+        server.v2(DONE)
+        row = {"job_id": JOB, "poke_interval": 0.0, "outage_tolerance": 0, "newer": 1}
+        row |= {"started_at": "x", "last_shown": 5, "state": 7}
+        for value in VALUES:
+            trigger = ImportProgressTrigger(**{**row, name: value})
+            event = fire(trigger)
+            assert event.keys() == {"job_id", "verdict", "message"}
+            assert all(isinstance(text, str) for text in event.values())
+            if refused := value not in TAKEN[name]:
+                assert event["verdict"] == "setting_invalid", value
+                assert re.search(f"{name}|connection .* not defined", event["message"])
+                with pytest.raises(ImportSettingInvalid, match=re.escape(event["message"])):
+                    deferred.sensor().resume_execution(
+                        "execute_complete", {"started_at": 0.0, "event": event}, deferred.context
+                    )
+            asyncio.run(trigger.on_kill())
+            assert refused or event["verdict"] in ("open", "unreachable"), value
 
-        async def every() -> list[Any]:
-            return [event.payload async for event in trigger.run()]
-
-        (event,) = asyncio.run(asyncio.wait_for(every(), 10))
-        assert set(event) == {"job_id", "verdict", "message"}
-        assert event["verdict"] == "setting_invalid"
-        assert next(iter(bad)) in event["message"]
-        json.dumps(event)
-        event = json.loads(json.dumps(event))
-        with pytest.raises(ImportSettingInvalid, match=re.escape(event["message"])):
-            deferred.sensor().resume_execution(
-                "execute_complete", {"started_at": 0.0, "event": event}, deferred.context
-            )
-        assert not server.asked
-
-    @pytest.mark.parametrize("ago", [None, 0, 3600])
+    @pytest.mark.parametrize("ago", [None, 0, HOUR])
     @pytest.mark.parametrize("job", [None, SUMMARY])
-    def test_a_row_of_release_0_1_0(
-        self, server: ScriptedServer, connect: Connect, deferred: Gate, ago: int | None, job: Any
+    def test_what_release_0_1_0_wrote_goes_on(
+        self, server: ScriptedServer, deferred: Gate, ago: float | None, job: Any
     ) -> None:
-        scripted(server, GOING, UNKNOWN, GOING, DONE)
+        server.v2(GOING, UNKNOWN, GOING, DONE)
         started = None if ago is None else time.time() - ago
-        event = fire(ImportProgressTrigger(**{**ROW_010, "started_at": started}))
+        trigger = ImportProgressTrigger(**{**ROW_010, "started_at": started})
+        assert trigger.serialize()[1] == {**ROW_010, "started_at": started}
+        event = fire(trigger)
         assert event["verdict"] == "open"
         kwargs = {"started_at": time.time() if started is None else started, "job": job, "event": event}
         assert deferred.sensor(timeout=86400).resume_execution("execute_complete", kwargs, deferred.context)
         assert deferred.ti.pushed["import_job"]["state"] == "completed"
 
+    def test_a_row_names_the_connection_and_holds_no_secret(self, server: ScriptedServer, deferred: Gate) -> None:
+        from airflow.models.trigger import Trigger
 
-class TestToken:
-    def test_rotated_while_it_waits(self, server: ScriptedServer, gate: Gate, connect: Connect) -> None:
-        asked_at: list[str | None] = []
-
-        def answer(asked: Asked) -> Answer:
-            asked_at.append(asked.header("Authorization"))
-            if len(asked_at) == 3:
-                connect(password="n3w")
-                return GOING
-            if len(asked_at) > 3 and asked_at[-1] != f"Bearer {TOKEN_LOGIN}:n3w":
-                return DENIED
-            return DONE if asked_at.count(f"Bearer {TOKEN_LOGIN}:n3w") > 1 else GOING
-
-        scripted(server, answer)
-        assert gate.run(poke_interval=0.1)
-
-    def test_rotated_before_the_trigger_and_before_the_resume(
-        self, server: ScriptedServer, deferred: Gate, connect: Connect
-    ) -> None:
-        right = ["s3cret-Pa55word"]
-
-        def answer(asked: Asked) -> Answer:
-            good = asked.header("Authorization") == f"Bearer {TOKEN_LOGIN}:{right[0]}"
-            return (DONE if len(right) > 1 else GOING) if good else DENIED
-
-        def rotate(password: str) -> None:
-            connect(password=password)
-            right.insert(0, password)
-
-        scripted(server, answer)
-        row = deferral(deferred)
-        rotate("second")
-        event = fire(row.trigger)
-        assert event["verdict"] == "open"
-        rotate("third")
-        assert resume(deferred, row, event)
-
-    def test_wrong_for_good_fails_at_once(self, server: ScriptedServer, gate: Gate, connect: Connect) -> None:
-        times = scripted(server, GOING, GOING, DENIED)
-        with pytest.raises(ImportApiUnauthorized):
-            gate.run(outage_tolerance=900, unknown_job_grace=900, poke_interval=0.3)
-        denied = times.at(DENIED)
-        assert len(denied) <= 4, "once more with the connection read anew, on the trigger and on the worker"
-        assert denied[-1] - denied[0] < 2
+        server.v2(GOING)
+        # Of a gate that would be rescheduled were it not deferrable.
+        cleaned = {"job_id": " job-1 ", "cluster_id": " in01", "importprog_conn_id": " importprog_default\n"}
+        deferral = deferred.defer(**cleaned, mode="reschedule", max_wait=7, min_rows=1)
+        path, kwargs = deferral.trigger.serialize()
+        assert path == "airflow_provider_importprog.triggers.import_progress.ImportProgressTrigger"
+        encrypt = getattr(Trigger, "encrypt_kwargs", None) or Trigger._encrypt_kwargs
+        again = ImportProgressTrigger(**Trigger._decrypt_kwargs(encrypt(kwargs)))
+        assert again.serialize() == (path, kwargs)
+        assert (kwargs["job_id"], kwargs["cluster_id"]) == (JOB, "in01")
+        assert kwargs["importprog_conn_id"] == "importprog_default"
+        assert kwargs.keys() - {"max_wait", "min_rows"} == ROW_010.keys()  # what its triggerer knows
+        for text in (json.dumps(kwargs), repr(deferral.trigger), repr(deferral), str(vars(deferral.trigger))):
+            assert TOKEN_PASSWORD not in text
 
 
-class TestTimeOut:
-    def test_an_execution_timeout_that_is_over_ends_it(self, server: ScriptedServer, deferred: Gate) -> None:
-        """Now, or by a deferral that ends at once."""
-        scripted(server, GOING)
-        with pytest.raises((TaskDeferred, AirflowTaskTimeout)) as caught:
-            deferred.sensor(timeout=100, execution_timeout=timedelta(seconds=0.01)).execute(deferred.context)
-        assert getattr(caught.value, "timeout", timedelta()) < timedelta(seconds=1)
+def test_a_token_may_be_rotated_at_any_time(server: ScriptedServer, gate: Gate, connect: Connect) -> None:
+    """Between two polls, before the trigger begins, before the task resumes."""
+    passwords = [TOKEN_PASSWORD]
 
-    @pytest.mark.parametrize(("max_tries", "spans"), [(1, True), (2, False)], ids=["retried", "cleared"])
-    def test_over_tries(
-        self, server: ScriptedServer, connect: Connect, deferred: Gate, max_tries: int, spans: bool
-    ) -> None:
-        """With a store to keep it in. A task that is cleared begins anew: Airflow raises `max_tries` then."""
-        scripted(server, GOING)
-        deferred.context["task_state_store"] = Store()
-        deferred.ti.max_tries = 1
-        deferral(deferred, timeout=6, retries=1)
-        time.sleep(2)
-        deferred.ti.try_number, deferred.ti.max_tries = 2, max_tries
-        left = deferral(deferred, timeout=6, retries=1).timeout.total_seconds()
-        assert left < 4.5 if spans else left > 5
+    def answer(asked: Asked) -> Answer:
+        if asked.header("Authorization") != f"Bearer {TOKEN_LOGIN}:{passwords[-1]}":
+            return DENIED
+        passwords.append(f"password-{len(passwords)}")
+        connect(password=passwords[-1])
+        return DONE if len(passwords) > 5 else GOING
 
-
-class TestAnnouncedSleep:
-    WORDS = re.compile(r"(?:again in|interval is) ([\d.]+)")
-    CASES: dict[str, tuple[Answer, dict[str, Any]]] = {  # noqa: RUF012
-        "outage": (DOWN, {}),
-        "Retry-After": (Answer(b"", 503, {"Retry-After": "3"}), {}),
-        "Retry-After longer than the time-out": (Answer(b"", 503, {"Retry-After": "9"}), {"timeout": 4}),
-        "exponential": (DOWN, {"exponential_backoff": True}),
-        "exponential, capped": (DOWN, {"exponential_backoff": True, "max_wait": 0.5, "poke_interval": 2}),
-    }
-
-    @pytest.mark.parametrize("case", CASES)
-    @pytest.mark.parametrize("mode", ["poke", "reschedule"])
-    def test_on_a_worker(
-        self,
-        server: ScriptedServer,
-        connect: Connect,
-        capsys: pytest.CaptureFixture[str],
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
-        mode: str,
-        case: str,
-    ) -> None:
-        answer, kwargs = self.CASES[case]
-        gate, announced, others = Gate(mode), [], []
-        scripted(server, lambda _: answer if len(announced) < 2 else DONE)
-        caplog.set_level(logging.INFO)
-
-        def sleep(seconds: float) -> None:
-            said = [float(one) for one in self.WORDS.findall(capsys.readouterr().out + caplog.text)]
-            caplog.clear()
-            if said:
-                announced.append((seconds, said))
-            else:  # within a request, before it counts as failed
-                others.append(seconds)
-
-        monkeypatch.setattr("time.sleep", sleep)
-        for _ in range(3):
-            try:
-                gate.sensor(**{"outage_tolerance": 60, "poke_interval": 0.3, **kwargs}).execute(gate.context)
-                break
-            except AirflowRescheduleException as again:
-                sleep((again.reschedule_date - datetime.now(timezone.utc)).total_seconds())
-        assert len(announced) == 2
-        for seconds, said in announced:
-            assert said == pytest.approx([seconds] * len(said), abs=0.11)
-        assert max(others, default=0) <= 1, "a long sleep is announced"
-
-    def test_in_the_triggerer(
-        self,
-        server: ScriptedServer,
-        deferred: Gate,
-        capsys: pytest.CaptureFixture[str],
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        times = scripted(server, GOING, DOWN, Answer(b"", 503, {"Retry-After": "1"}), DOWN, DONE)
-        caplog.set_level(logging.INFO)
-        fire(deferral(deferred, outage_tolerance=60, poke_interval=0.2).trigger)
-        announced = [
-            float(one) for one in self.WORDS.findall(capsys.readouterr().out) or self.WORDS.findall(caplog.text)
-        ]
-        gaps = [b - a for a, b in zip(times.times[1:], times.times[2:], strict=False)]
-        assert len(announced) == 3
-        for said, gap in zip(announced, gaps, strict=True):
-            assert said - 0.1 < gap < said + 0.6
+    server.v2(answer)
+    assert gate.run()

@@ -1,52 +1,42 @@
-"""A server whose import jobs go on and end with time, and whose list of them can be trusted or not."""
+"""A server whose import jobs go on and end as they are asked for, and whose list of them can be trusted or not."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.blackbox.server import V2_DESCRIBE, V2_LIST, Answer, Asked, ScriptedServer, unknown_job, v2_file, v2_job
+from tests.blackbox.server import V2_LIST, Answer, Asked, ScriptedServer, unknown_job, v2_file, v2_job
 
+Records = list[dict[str, Any]]
+Listing = Callable[[Asked, Records], Answer]
 #: What a job ends as, and the verdict of a gate on it.
-ENDINGS = {
-    "Completed": "open",
-    "Failed": "job_failed",
-    "files": "files_failed",
-    "forgotten": "job_unknown",
-}
+ENDINGS = {"Completed": "open", "Failed": "job_failed", "files": "files_failed", "forgotten": "job_unknown"}
 GATES = 24
-FIRST_END, LAST_END = 0.5, 1.5  # seconds
 
 
 class World:
-    """Jobs that end one after another, in each of the ways in turn.
+    """Jobs that end one after another, in each of the ways in turn: the last one after 15 answers about it.
 
     :param listing: turns a good list of records into what the server answers.
     """
 
-    def __init__(self, server: ScriptedServer, listing: Callable[[Asked, list[dict[str, Any]]], Answer]) -> None:
+    def __init__(self, server: ScriptedServer, listing: Listing) -> None:
         self.job_ids = [f"job-{number}" for number in range(GATES)]
-        self._began = time.monotonic()
+        self.verdicts = dict(zip(self.job_ids, list(ENDINGS.values()) * GATES, strict=False))
+        self.answers: Counter[str] = Counter()
+        self._endings = dict(zip(self.job_ids, list(ENDINGS) * GATES, strict=False))
         self._listing = listing
-        server.v2(self._describe)
-        server.on(V2_LIST, self._list)
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        return {job_id: ENDINGS[self._ending(job_id)] for job_id in self.job_ids}
-
-    def _ending(self, job_id: str) -> str:
-        return list(ENDINGS)[self.job_ids.index(job_id) % len(ENDINGS)]
+        server.v2(self.describe).on(V2_LIST, self._list)
 
     def _state(self, job_id: str) -> tuple[str, int]:
-        """Return state and percentage."""
-        end = FIRST_END + (LAST_END - FIRST_END) * self.job_ids.index(job_id) / (GATES - 1)
-        share = (time.monotonic() - self._began) / end
-        return (self._ending(job_id), 100) if share >= 1 else ("Importing", int(99 * share))
+        """Return state and percentage, for one more answer."""
+        self.answers[job_id] += 1
+        share = self.answers[job_id] / (5 + 10 * self.job_ids.index(job_id) / (GATES - 1))
+        return (self._endings[job_id], 100) if share >= 1 else ("Importing", int(99 * share))
 
-    def _describe(self, asked: Asked) -> Answer:
+    def describe(self, asked: Asked) -> Answer:
         job_id = asked.json["jobId"]
         state, progress = self._state(job_id)
         if state == "forgotten":
@@ -58,83 +48,55 @@ class World:
         records = []
         for job_id in self.job_ids:
             state, progress = self._state(job_id)
-            if state != "forgotten":
-                shown = "Completed" if state == "files" else state
-                records.append({"jobId": job_id, "collectionName": "books", "state": shown, "progress": progress})
-        return self._listing(asked, records)
+            shown = "Completed" if state == "files" else state
+            records.append({"jobId": job_id, "collectionName": "books", "state": shown, "progress": progress})
+        return self._listing(asked, [record for record in records if record["state"] != "forgotten"])
 
 
-def good(asked: Asked, records: list[dict[str, Any]]) -> Answer:
+def good(asked: Asked, records: Records) -> Answer:
     return Answer({"code": 0, "data": {"records": records}})
 
 
-def refused(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return Answer({"code": 65535, "message": "list is out of order"})
-
-
-def not_permitted(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return Answer({"code": 1401, "message": "role has no privilege to list"}, 403)
-
-
-def hung_up(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return Answer(how="close")
-
-
-def nonsense(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return Answer({"code": 0, "data": {"records": [{"state": 7}]}})
-
-
-def empty(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return good(asked, [])
-
-
-def half(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return good(asked, records[::2])
-
-
-def ahead(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    return good(asked, [{**record, "state": "Completed", "progress": 100} for record in records])
-
-
-def without_progress(asked: Asked, records: list[dict[str, Any]]) -> Answer:
+def without_progress(asked: Asked, records: Records) -> Answer:
     """Show what Zilliz Cloud shows: https://docs.zilliz.com/reference/restful/list-import-jobs-v2."""
     states = {"Importing": "InProgress"}
-    return good(
-        asked,
-        [
-            {"jobId": one["jobId"], "collectionName": "books", "state": states.get(one["state"], one["state"])}
-            for one in records
-        ],
-    )
+    shown = [{"jobId": one["jobId"], "state": states.get(one["state"], one["state"])} for one in records]
+    return good(asked, [{**one, "collectionName": "books"} for one in shown])
 
 
-def crowded(asked: Asked, records: list[dict[str, Any]]) -> Answer:
-    """Show very many jobs of others."""
-    others = [{"jobId": f"other-{n}", "state": "Completed", "progress": 100} for n in range(100 * GATES)]
-    return good(asked, others + records)
+def others(count: int) -> Records:
+    return [{"jobId": f"other-{n}", "state": "Completed", "progress": 100} for n in range(count)]
 
 
-def paged(asked: Asked, records: list[dict[str, Any]]) -> Answer:
+def paged(asked: Asked, records: Records) -> Answer:
     """Answer pages as Zilliz Cloud does, ours on the third."""
-    every = [{"jobId": f"other-{n}", "state": "Completed", "progress": 100} for n in range(200)] + records
+    every = others(200) + records
     size, page = asked.json["pageSize"], asked.json["currentPage"]
     shown = every[(page - 1) * size : page * size]
     return Answer({"code": 0, "data": {"records": shown, "count": len(every), "pageSize": size, "currentPage": page}})
 
 
-class Behind:
-    """Shows for ever what the first list showed."""
-
-    def __init__(self) -> None:
-        self._first: list[dict[str, Any]] | None = None
-
-    def __call__(self, asked: Asked, records: list[dict[str, Any]]) -> Answer:
-        self._first = self._first or records
-        return good(asked, self._first)
+def behind() -> Listing:
+    """Show for ever what the first list showed."""
+    first: Records = []
+    return lambda asked, records: good(asked, first or first.extend(records) or first)
 
 
-def describes(server: ScriptedServer) -> int:
-    return len(server.to(V2_DESCRIBE))
+#: How a list may be, each made anew for a test.
+LISTINGS: dict[str, Callable[[], Listing]] = {
+    "good": lambda: good,
+    "refused": lambda: lambda *_: Answer({"code": 65535, "message": "list is out of order"}),
+    "not permitted": lambda: lambda *_: Answer({"code": 1401, "message": "role has no privilege to list"}, 403),
+    "hung up": lambda: lambda *_: Answer(how="close"),
+    "nonsense": lambda: lambda asked, _: good(asked, [{"state": 7}]),
+    "empty": lambda: lambda asked, _: good(asked, []),
+    "half": lambda: lambda asked, records: good(asked, records[::2]),
+    "ahead": lambda: lambda asked, records: good(asked, [{**one, "state": "Completed"} for one in records]),
+    "behind": behind,
+    "without progress": lambda: without_progress,
+    "crowded": lambda: lambda asked, records: good(asked, others(100 * GATES) + records),
+    "paged": lambda: paged,
+}
 
 
 def run(*triggers: Any, then: Callable[[Sequence[asyncio.Task[Any]]], Any] | None = None) -> list[Any]:

@@ -408,7 +408,7 @@ class TestLog:
             driven.clock.sleep(100)
         driven.unknown()
         driven.restart()
-        driven.goes_on(state=ImportState.UNCOMMITTED, progress=99.0, imported_rows=7)
+        driven.goes_on(state=ImportState.UNCOMMITTED, progress=100.0)
         driven.goes_on(state=ImportState.COMMITTING, progress=99.0)
         (warning,) = driven.log.at("warning")
         assert warning.startswith("Import job 7 is uncommitted")
@@ -419,7 +419,7 @@ class TestLog:
         driven.goes_on(files=(file(),))
         driven.restart()
         driven.goes_on(files=(file(),))
-        driven.goes_on()  # a list of jobs shows no files
+        driven.goes_on(progress=0.0)  # a list of jobs shows no files, and on v1 no percentage
         driven.goes_on(files=(file(),), imported_rows=7)
         assert driven.log.text == [
             "Import job 7: importing, 50 %, 1 of 1 file done",
