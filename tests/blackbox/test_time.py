@@ -205,7 +205,9 @@ class TestResume:
 
 class TestTimeout:
     @pytest.mark.skipif(AIRFLOW_2, reason="it keeps the first poke's date as the task's own")
-    def test_airflows_own_count_of_a_rescheduled_gate_ends_no_earlier(self, server: ScriptedServer) -> None:
+    def test_airflows_own_count_of_a_rescheduled_gate_ends_no_earlier(
+        self, server: ScriptedServer, connect: Connect
+    ) -> None:
         """It counts from the start of the try, of which the process that polls is a part."""
         server.v2(GOING)
         gate = Gate("reschedule", Store(), pause=70)
