@@ -15,9 +15,6 @@ KILLED = {
     for aborts in (False, True)
 }
 
-# Seconds between two polls in the measurement of Airflow's race, the default among them.
-INTERVALS = (1, 5, 30)
-
 # Where a deferred gate ends, in the measurement of that, and how many workers there are.
 ENDS = ("worker", "triggerer")
 WORKERS = 24
