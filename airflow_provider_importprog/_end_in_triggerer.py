@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from airflow_provider_importprog._gate import XCOM_JOB_KEY, XCOM_RETURN_KEY
+from airflow_provider_importprog.links import ImportJobLink
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -54,7 +55,11 @@ def why_resume(task: ImportGateOperator, gate_class: type[Any], context: Context
         "its execute_complete is overridden": lambda: overrides("execute_complete", gate_class),
         "its post_execute is overridden": lambda: overrides("post_execute", BaseOperator),
         "it has the parameter post_execute": lambda: task._post_execute_hook,
-        "it shows a link": lambda: any(_shown(link, task, context) for link in task.operator_extra_links),
+        # That to the import job is shown as soon as the server has answered, and stays.
+        "the server has not answered yet": lambda: task.job_page is None,
+        "it shows a link": lambda: any(
+            _shown(link, task, context) for link in task.operator_extra_links if not isinstance(link, ImportJobLink)
+        ),
         # Airflow renders it again after ``execute``, with what the end of a gate has put into the context.
         "its map_index_template names import_job": lambda: XCOM_JOB_KEY in (task.map_index_template or ""),
         "refresh_load is set": lambda: task.refresh_load,

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
 from airflow_provider_importprog.operators.import_job import CommitImportJobOperator, CreateImportJobOperator
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
-from tests.blackbox.driver import AIRFLOW_2, FakeTaskInstance
+from tests.blackbox.driver import AIRFLOW_2, Connect, FakeTaskInstance
 from tests.blackbox.server import JOB, V2_COMMIT, V2_CREATE, Answer, ScriptedServer, unknown_job, v2_file, v2_job
 
 pytestmark = pytest.mark.usefixtures("connect", "no_listeners")
@@ -153,6 +153,16 @@ class TestTheFirstLeg:
         task = make()
         assert "end" not in first_leg(task)
         assert said(f"end_from_trigger has no effect: {reason}.") == 1
+
+    def test_resumes_where_no_link_to_the_job_is_shown_yet(self, server: ScriptedServer, said: Said) -> None:
+        server.v2(Answer(b"", 500))
+        assert "end" not in first_leg(in_dag(outage_tolerance=60))
+        assert said("the server has not answered yet") == 1
+
+    def test_ends_there_with_the_link_to_the_job(self, server: ScriptedServer, connect: Connect) -> None:
+        connect({"console_url": "https://console.example/{job_id}"})
+        server.v2(v2_job())
+        assert first_leg(in_dag())["end"] == PLAN
 
     def test_finds_a_listener_and_the_dag_is_parsed_all_the_same(self, server: ScriptedServer, said: Said) -> None:
         from airflow.dag_processing.dagbag import DagBag

@@ -255,7 +255,7 @@ def a_task_that_is_marked_failed_aborts_its_job_only_where_told_to(rig: Rig) -> 
     jobs = {name: str(airflow.xcoms(*run, name)["job_id"]) for name in KILLED}
     waited_for = {mode: rig.submit() for mode in MODES}
     gates = ("waiting", airflow.trigger("waiting", waited_for))
-    wait_until("every gate waits", lambda: min(rig.asked(list(waited_for.values()))) >= 1)
+    rig.wait_until_asked([*jobs.values(), *waited_for.values()], 2)  # so the triggerer has begun, too
 
     for name in KILLED:
         airflow.mark_failed(*run, name)
