@@ -267,6 +267,10 @@ class Gate:
         """Whether this gate would wait on for a job like this."""
         return self._judge(job) is Verdict.WAIT
 
+    def listed(self, job: ImportJob) -> float | None:
+        """Take a job as a list shows it: return seconds to the next poll, or None where the gate does not wait on."""
+        return self.answered(job).delay if self.waits_for(job) else None
+
     def answered(self, job: ImportJob) -> Decision:
         """Take a good answer. One from a list of jobs has no files, and on v1 no percentage."""
         now = self._clock()

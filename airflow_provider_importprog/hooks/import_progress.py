@@ -23,7 +23,7 @@ from airflow_provider_importprog._async_client import AsyncClient
 from airflow_provider_importprog._blocking_client import BlockingClient
 from airflow_provider_importprog._connection import CONN_TYPE, ImportConnection
 from airflow_provider_importprog._redaction import Secrets
-from airflow_provider_importprog._shared_list import Poller
+from airflow_provider_importprog._shared_list import Listed, Poller
 from airflow_provider_importprog.api import ImportJob, NewImportJob
 from airflow_provider_importprog.api.client import (
     Abort,
@@ -390,14 +390,25 @@ class ImportProgressAsyncHook(BaseHook):
             return False, _without_id(error, self.importprog_conn_id)
 
     def poller(
-        self, job_id: str | int, cluster_id: str | None, interval: float, *, two_phase: bool = False
+        self,
+        job_id: str | int,
+        cluster_id: str | None,
+        interval: float,
+        *,
+        waits: Brief,
+        listed: Listed,
+        two_phase: bool = False,
     ) -> JobPoller:
         """Poll an import job, along with all others of the same cluster. Enter what this returns (``async with``).
 
         :param interval: seconds between two polls.
+        :param waits: whether a gate would wait on for a job like this. Then its files are left out.
+        :param listed: takes the job as a list shows it while the poller pauses; returns the seconds to the next poll,
+            or None where a gate would not wait on.
         :param two_phase: as for :meth:`get_import_progress`.
         """
-        return JobPoller(self, _validation.job_id(job_id), cluster_id, interval, two_phase)
+        call = Progress(_validation.job_id(job_id), waits, cluster_id=cluster_id, two_phase=two_phase)
+        return JobPoller(self, call, interval, listed)
 
     async def _run(self, call: Call[T]) -> T:
         async with _Session(self) as session:
@@ -497,14 +508,11 @@ class _Session(AbstractAsyncContextManager["_Session"]):
 class JobPoller(_Session):
     """Polls an import job for one gate, through the connection as it is by now."""
 
-    def __init__(
-        self, hook: ImportProgressAsyncHook, job_id: str, cluster_id: str | None, interval: float, two_phase: bool
-    ) -> None:
+    def __init__(self, hook: ImportProgressAsyncHook, call: Progress, interval: float, listed: Listed) -> None:
         super().__init__(hook)
-        self._job_id = job_id
-        self._cluster_id = cluster_id
+        self._call = call
         self._interval = interval
-        self._two_phase = two_phase
+        self._listed = listed
         self._poller: Poller | None = None
 
     async def __aenter__(self) -> JobPoller:
@@ -514,26 +522,29 @@ class JobPoller(_Session):
         self._poller = None
         await super().__aexit__()
 
-    def poll(self, waits: Brief) -> Awaitable[ImportJob]:
-        """Return the import job, without its files where a gate would wait on.
+    def poll(self) -> Awaitable[ImportJob]:
+        """Ask for the import job.
 
-        :param waits: whether a gate would wait on for a job like this.
         :raises ImportProgressException: no good answer came.
         """
-        return self.run(Progress(self._job_id, waits, cluster_id=self._cluster_id, two_phase=self._two_phase))
+        return self.run(self._call)
 
-    def pause(self, delay: float) -> Coroutine[Any, Any, None]:
-        """Sleep until the next poll.
+    def pause(self, delay: float) -> Awaitable[None]:
+        """Wait until the job itself is to be asked for.
 
-        :param delay: seconds from when that was asked for which the last poll returned.
+        :param delay: seconds until that, or until a list may tell that a gate waits on.
         """
         return asyncio.sleep(delay) if self._poller is None else self._poller.pause(delay)
 
-    def _ask(self, client: AsyncClient, call: Call[Any]) -> Awaitable[Any]:
+    async def _ask(self, client: AsyncClient, call: Call[Any]) -> Any:
+        if self._unread is not None:  # what a list shows would go by unread keys for as long as lists are enough
+            return await client.run(self._call)
         if self._poller is None:
-            shared = client.shared_list(self._cluster_id, self._two_phase)
-            self._poller = self._held.enter_context(Poller(shared, self._job_id, self._interval, client.run))
-        return self._poller.poll(cast("Progress", call))
+            shared = client.shared_list(self._call.cluster_id, self._call.two_phase)
+            poller = Poller(shared, self._call.job_id, self._interval, client.run, self._listed)
+            self._poller = self._held.enter_context(poller)
+            await poller.pause(0.0)
+        return await self._poller.ask(self._call)
 
 
 _loading: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[ImportConnection]]] = WeakKeyDictionary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -209,21 +209,29 @@ class ImportProgressTrigger(BaseTrigger):
         return loaded(conn_id, storage_conn_id)
 
     async def _wait(self, gate: Gate) -> Decision:
-        cluster_id, hook = self._cluster_id, await self._hook()
-        interval, two_phase = gate.policy.poke_interval, gate.policy.two_phase
+        hook = await self._hook()
+        poller = partial(
+            hook.poller,
+            gate.job_id,
+            self._cluster_id,
+            gate.policy.poke_interval,
+            waits=gate.waits_for,
+            listed=gate.listed,
+            two_phase=gate.policy.two_phase,
+        )
         while True:
             try:
-                async with hook.poller(gate.job_id, cluster_id, interval, two_phase=two_phase) as poller:
+                async with poller() as polls:
                     while True:
                         try:
-                            decision = gate.answered(await poller.poll(gate.waits_for))
+                            decision = gate.answered(await polls.poll())
                         except ImportSettingInvalid:
                             raise
                         except ImportProgressException as error:
                             decision = gate.failed(error)
                         if decision.verdict is not Verdict.WAIT:
                             return decision
-                        await poller.pause(decision.delay)
+                        await polls.pause(decision.delay)
             except ImportProgressException as error:
                 # A connection may be mended while a gate waits on in spite of it (silent_fail).
                 decision = gate.failed(error)

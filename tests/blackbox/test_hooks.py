@@ -73,6 +73,10 @@ CHANGES = [
 KINDS = ["sync", "async", "entered", "poller"]
 
 
+def poller_of(hook: ImportProgressAsyncHook, waits: Callable[[Any], bool] = lambda job: False, **kwargs: Any) -> Any:
+    return hook.poller(JOB, None, 0.01, waits=waits, listed=lambda job: None, **kwargs)
+
+
 @asynccontextmanager
 async def hook_of(kind: str, **kwargs: Any) -> AsyncIterator[Callable[..., Any]]:
     """A hook for several calls; with "poller" the poller of a gate asks for the job.
@@ -83,12 +87,13 @@ async def hook_of(kind: str, **kwargs: Any) -> AsyncIterator[Callable[..., Any]]
     async with AsyncExitStack() as stack:
         if kind == "entered":
             await stack.enter_async_context(hook)
-        poller = await stack.enter_async_context(hook.poller(JOB, None, 0.01)) if kind == "poller" else None
+        poller = await stack.enter_async_context(poller_of(hook)) if kind == "poller" else None
 
         async def call(method: str, *args: Any) -> Any:
             try:
                 if poller is not None:
-                    return await poller.poll(lambda job: False)
+                    await poller.pause(0.0)
+                    return await poller.poll()
                 came = getattr(hook, method)(*args)
                 return came if kind == "sync" else await came
             except AirflowException as error:
@@ -201,8 +206,8 @@ class TestWhatIsSent:
         server.v1(v1_job()).v2(v2_job("Uncommitted"))
 
         async def poll() -> Any:
-            async with ImportProgressAsyncHook().poller(JOB, None, 1, two_phase=True) as poller:
-                return await poller.poll(lambda job: False)
+            async with poller_of(ImportProgressAsyncHook(), two_phase=True) as poller:
+                return await poller.poll()
 
         ways = (lambda: call(*ASK, two_phase=True), lambda: asyncio.run(poll()))
         assert [ask().state for ask in ways] == ["uncommitted"] * 2
@@ -515,9 +520,10 @@ class TestShared:
         threads: list[str] = []
 
         async def story() -> None:
-            async with ImportProgressAsyncHook().poller(JOB, None, 0.01) as poller:
+            hook = ImportProgressAsyncHook()
+            async with poller_of(hook, lambda job: bool(threads.append(threading.current_thread().name))) as poller:  # type: ignore[func-returns-value]
                 for _ in range(2):
-                    await poller.poll(lambda job: bool(threads.append(threading.current_thread().name)))  # type: ignore[func-returns-value]
+                    await poller.poll()
 
         asyncio.run(story())
         assert [name == threading.current_thread().name for name in threads] == [True, False]
@@ -650,14 +656,18 @@ class TestStorageKeys:
             await asyncio.sleep(20)
 
         async def story() -> None:
-            async with hook_of("poller", storage_conn_id="one") as knows, hook_of("poller") as asks:
-                await asks(*ASK)
+            async with (
+                hook_of("poller", storage_conn_id="one") as knows,
+                hook_of("poller") as asks,
+                hook_of("poller") as shares,
+            ):
+                await asyncio.gather(asks(*ASK), shares(*ASK))
                 await knows(*ASK)
                 caplog.clear()
                 monkeypatch.setattr("airflow.providers.common.compat.connection.get_async_connection", for_ever)
                 reading = asyncio.create_task(knows(*ASK) if read_again else asyncio.sleep(20))
                 while "list of import jobs cannot be had" not in caplog.text:
-                    await asks(*ASK)
+                    await asyncio.gather(asks(*ASK), shares(*ASK))
                     await asyncio.sleep(0.02)
                 reading.cancel()
 

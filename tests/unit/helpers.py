@@ -1,8 +1,10 @@
-"""A server without a network, a clock that stands still, and a log that is a list."""
+"""A server without a network, clocks that a test moves, and a log that is a list."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import selectors
 from collections.abc import Generator
 from typing import Any, TypeVar
 
@@ -96,6 +98,25 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+class FakeTime(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only while all sleep, and then at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        loop = self
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> Any:
+                events = super().select(0)
+                loop.now += 0 if events else timeout or 0
+                return events
+
+        super().__init__(Selector())
+
+    def time(self) -> float:
+        return self.now
 
 
 class Log:

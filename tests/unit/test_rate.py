@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import selectors
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -20,7 +19,7 @@ from airflow_provider_importprog._connection import ImportConnection
 from airflow_provider_importprog._http import RateReservation, common_headers
 from airflow_provider_importprog.api.client import Progress
 from airflow_provider_importprog.exceptions import ImportApiUnreachable
-from tests.unit.helpers import Clock
+from tests.unit.helpers import Clock, FakeTime
 
 RATE = 40
 
@@ -28,25 +27,6 @@ RATE = 40
 def settings(**extra: Any) -> ImportConnection:
     connection = Connection(conn_id="c", conn_type="importprog", host="h", extra=json.dumps(extra))
     return ImportConnection.read(connection)
-
-
-class FakeTime(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only while all sleep, and then at once."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        loop = self
-
-        class Selector(selectors.DefaultSelector):
-            def select(self, timeout: float | None = None) -> Any:
-                events = super().select(0)
-                loop.now += 0 if events else timeout or 0
-                return events
-
-        super().__init__(Selector())
-
-    def time(self) -> float:
-        return self.now
 
 
 class Session:
