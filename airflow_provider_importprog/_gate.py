@@ -85,7 +85,7 @@ class GatePolicy:
         return min(waited + self.poke_interval, math.inf if self.max_wait is None else self.max_wait)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GateState:
     """What a gate has seen so far, for the process that goes on with it. All times in seconds since the epoch.
 
@@ -267,20 +267,24 @@ class Gate:
         """Whether this gate would wait on for a job like this."""
         return self._judge(job) is Verdict.WAIT
 
+    def needs_no_files(self, job: ImportJob) -> bool:
+        """Whether the decision on a job like this is the same without its files: none failed, or it goes on anyway."""
+        done, files = job.files_done
+        return done == files or self.waits_for(job)
+
     def listed(self, job: ImportJob) -> float | None:
-        """Take a job as a list shows it: return seconds to the next poll, or None where the gate does not wait on."""
-        return self.answered(job).delay if self.waits_for(job) else None
+        """Take a job as a list shows it, without files, and on v1 without a percentage.
+
+        It returns the seconds to the next poll, or None where the gate does not wait on.
+        """
+        return self._goes_on(job).delay if self.waits_for(job) else None
 
     def answered(self, job: ImportJob) -> Decision:
-        """Take a good answer. One from a list of jobs has no files, and on v1 no percentage."""
-        now = self._clock()
-        self._end_outage(now)
-        self.job = job
+        """Take a good answer about the job itself."""
         verdict = self._judge(job)
-        shown = self._log_progress(job, now) if verdict is Verdict.WAIT else {}
-        self.state = replace(self.state, asked_at=now, unknown_since=None, unknown_answers=0, **shown)
         if verdict is Verdict.WAIT:
-            return self._wait()
+            return self._goes_on(job)
+        self._known(job)
         message = _explain(verdict, job, self.policy)
         if verdict is Verdict.SETTING_INVALID and self.policy.silent_fail:
             return self._wait_silently(message)
@@ -288,7 +292,7 @@ class Gate:
 
     def failed(self, error: ImportProgressException) -> Decision:
         """Take the error that came instead of a good answer."""
-        self.state = replace(self.state, asked_at=self._clock())
+        self.state.asked_at = self._clock()
         if isinstance(error, ImportSettingInvalid):
             decision = Decision(Verdict.SETTING_INVALID, str(error), self.job, error=error)
         elif isinstance(error, ImportApiUnauthorized):
@@ -315,10 +319,21 @@ class Gate:
             min_rows=self.policy.min_rows,
         )
 
+    def _goes_on(self, job: ImportJob) -> Decision:
+        self._log_progress(job, self._known(job))
+        return self._wait()
+
+    def _known(self, job: ImportJob) -> float:
+        """Take in that the server knows the job, and return when it said so."""
+        now = self._clock()
+        self._end_outage(now)
+        self.job = job
+        self.state.asked_at, self.state.unknown_since, self.state.unknown_answers = now, None, 0
+        return now
+
     def _wait(self, delay: float | None = None) -> Decision:
         """Wait on, for the policy's interval unless told otherwise."""
-        if delay != self.state.delay:
-            self.state = replace(self.state, delay=delay)
+        self.state.delay = delay
         seconds = self.policy.interval(self.waited) if delay is None else delay
         return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self.time_left, 0.0)))
 
@@ -331,7 +346,7 @@ class Gate:
         self._end_outage(now)
         since = now if self.state.unknown_since is None else self.state.unknown_since
         answers = self.state.unknown_answers + 1
-        self.state = replace(self.state, unknown_since=since, unknown_answers=answers)
+        self.state.unknown_since, self.state.unknown_answers = since, answers
         left = self.policy.unknown_job_grace - (now - since)
         # One answer alone is not believed: this verdict is final.
         if left > 0 or answers < 2:
@@ -350,7 +365,8 @@ class Gate:
     def _outage(self, error: ImportProgressException) -> Decision:
         now = self._clock()
         since = now if self.state.outage_since is None else self.state.outage_since
-        self.state = replace(self.state, outage_since=since, failures=self.state.failures + 1)
+        self.state.outage_since = since
+        self.state.failures += 1
         left = self.policy.outage_tolerance - (now - since)
         if left <= 0:
             return Decision(
@@ -383,21 +399,23 @@ class Gate:
     def _end_outage(self, now: float) -> None:
         if self.state.outage_since is not None:
             self._log.info("The server answers again, after %s.", _messages.span(now - self.state.outage_since))
-            self.state = replace(self.state, outage_since=None, failures=0)
+            self.state.outage_since, self.state.failures = None, 0
 
-    def _log_progress(self, job: ImportJob, now: float) -> dict[str, Any]:
-        """Log how far the job is, where that has changed; return what changes in the state."""
+    def _log_progress(self, job: ImportJob, now: float) -> None:
+        """Log how far the job is, where that has changed."""
         done, files = job.files_done
         rows, last_shown = job.imported_rows, self.state.last_shown
         if not files and last_shown:
             # A list of jobs leaves the files out, and on v1 the percentage: what it leaves out has not changed.
             _, percent, done, rows = last_shown
-            job = replace(job, progress=job.progress or float(percent))
+            if percent and not job.progress:
+                job = replace(job, progress=float(percent))
         if self._first_progress is None:
             self._first_progress = (now, job.progress)
-        shown = (job.state.value, int(job.progress), done, rows)
+        shown = (str(job.state), int(job.progress), done, rows)
         if shown == last_shown:
-            return self._warn_of_stall(job, now)
+            self._warn_of_stall(job, now)
+            return
         self._log.info("Import job %s: %s", self.job_id, _messages.progress(job, self._seconds_left(job, now)))
         if job.state is ImportState.UNCOMMITTED and last_shown[:1] != shown[:1]:
             self._log.warning(
@@ -405,19 +423,19 @@ class Gate:
                 "commits the job.",
                 self.job_id,
             )
-        return {"last_shown": shown, "progress_at": now, "stall_warned": False}
+        self.state.last_shown, self.state.progress_at, self.state.stall_warned = shown, now, False
 
     def _seconds_left(self, job: ImportJob, now: float) -> float | None:
         began, progress = self._first_progress or (now, job.progress)
         gained = job.progress - progress
         return (100 - job.progress) * (now - began) / gained if gained > 0 else None
 
-    def _warn_of_stall(self, job: ImportJob, now: float) -> dict[str, Any]:
+    def _warn_of_stall(self, job: ImportJob, now: float) -> None:
         since = self.state.started_at if self.state.progress_at is None else self.state.progress_at
         after = self.policy.stall_warning
         # An uncommitted job waits for a person, and was warned of.
         if not after or self.state.stall_warned or job.state is ImportState.UNCOMMITTED or now - since < after:
-            return {}
+            return
         self._log.warning(
             "Import job %s has made no progress since %s, for %s (%s). Check whether other import jobs are ahead of it "
             "(Milvus imports few at a time), and the log of the server's data nodes. The gate waits on.",
@@ -426,7 +444,7 @@ class Gate:
             _messages.span(now - since),
             _messages.progress(job, None),
         )
-        return {"stall_warned": True}
+        self.state.stall_warned = True
 
 
 def _explain(verdict: Verdict, job: ImportJob, policy: GatePolicy) -> str:

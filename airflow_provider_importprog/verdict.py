@@ -26,8 +26,8 @@ class Verdict(str, Enum):
 
 #: The states at which a gate opens, by what it waits for.
 OPENS_AT = {
-    "completed": frozenset({ImportState.COMPLETED}),
-    "uncommitted": frozenset({ImportState.UNCOMMITTED, ImportState.COMMITTING, ImportState.COMPLETED}),
+    "completed": (ImportState.COMPLETED,),
+    "uncommitted": (ImportState.UNCOMMITTED, ImportState.COMMITTING, ImportState.COMPLETED),
 }
 
 

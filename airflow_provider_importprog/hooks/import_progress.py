@@ -395,19 +395,19 @@ class ImportProgressAsyncHook(BaseHook):
         cluster_id: str | None,
         interval: float,
         *,
-        waits: Brief,
+        brief: Brief,
         listed: Listed,
         two_phase: bool = False,
     ) -> JobPoller:
         """Poll an import job, along with all others of the same cluster. Enter what this returns (``async with``).
 
         :param interval: seconds between two polls.
-        :param waits: whether a gate would wait on for a job like this. Then its files are left out.
+        :param brief: whether the files of a job like this may be left out.
         :param listed: takes the job as a list shows it while the poller pauses; returns the seconds to the next poll,
             or None where a gate would not wait on.
         :param two_phase: as for :meth:`get_import_progress`.
         """
-        call = Progress(_validation.job_id(job_id), waits, cluster_id=cluster_id, two_phase=two_phase)
+        call = Progress(_validation.job_id(job_id), brief, cluster_id=cluster_id, two_phase=two_phase)
         return JobPoller(self, call, interval, listed)
 
     async def _run(self, call: Call[T]) -> T:

@@ -215,7 +215,7 @@ class ImportProgressTrigger(BaseTrigger):
             gate.job_id,
             self._cluster_id,
             gate.policy.poke_interval,
-            waits=gate.waits_for,
+            brief=gate.needs_no_files if self._row.get("end") is None else gate.waits_for,
             listed=gate.listed,
             two_phase=gate.policy.two_phase,
         )

@@ -73,8 +73,8 @@ CHANGES = [
 KINDS = ["sync", "async", "entered", "poller"]
 
 
-def poller_of(hook: ImportProgressAsyncHook, waits: Callable[[Any], bool] = lambda job: False, **kwargs: Any) -> Any:
-    return hook.poller(JOB, None, 0.01, waits=waits, listed=lambda job: None, **kwargs)
+def poller_of(hook: ImportProgressAsyncHook, brief: Callable[[Any], bool] = lambda job: False, **kwargs: Any) -> Any:
+    return hook.poller(JOB, None, 0.01, brief=brief, listed=lambda job: None, **kwargs)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_importprog import _messages
 from airflow_provider_importprog._gate import Decision, Gate, GatePolicy
+from airflow_provider_importprog._validation import WAIT_FOR
 from airflow_provider_importprog.api import (
     Address,
     ApiVersion,
@@ -127,10 +128,10 @@ def mutated(draw: st.DrawFn, sample: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def ask(version: ApiVersion, response: Response) -> ImportJob | ImportApiError:
+def ask(version: ApiVersion, response: Response, **more: Any) -> ImportJob | ImportApiError:
     try:
         # Where v2 is not served, both of its paths are asked.
-        return Server(response, response).serve(Api(Address(), version).progress("1"))
+        return Server(response, response).serve(Api(Address(), version).progress("1", **more))
     except ImportApiError as error:
         return error
 
@@ -224,8 +225,12 @@ def judged_by_the_oracle(version: ApiVersion, answer: Any) -> Verdict:
     return Verdict.FILES_FAILED if broken else Verdict.OPEN
 
 
-def decide(result: ImportJob | ImportApiError) -> Decision:
-    gate = Gate("1", GatePolicy(), log=Log(), clock=Clock())
+def new_gate(**policy: Any) -> Gate:
+    return Gate("1", GatePolicy(**policy), log=Log(), clock=Clock())
+
+
+def decide(result: ImportJob | ImportApiError, **policy: Any) -> Decision:
+    gate = new_gate(**policy)
     return gate.answered(result) if isinstance(result, ImportJob) else gate.failed(from_api_error(result, str(result)))
 
 
@@ -294,6 +299,21 @@ class TestNoVerdictButTheRightOne:
         assert isinstance(result, ImportJob)
         assert_sound(result)
         assert decide(result).verdict is judged_by_the_oracle(version, answer)
+
+    @DIALECTS
+    @given(data=st.data(), allow_failed_files=st.booleans(), wait_for=st.sampled_from(WAIT_FOR))
+    def test_a_gate_decides_the_same_without_the_files_that_it_says_it_needs_not(
+        self, version: ApiVersion, data: st.DataObject, **policy: Any
+    ) -> None:
+        files = data.draw(st.lists(ENTRIES[version], max_size=3))
+        answer = {"code": 0, "data": {**data.draw(ENTRIES[version]), "details": files}}
+        response = Response(200, {}, json.dumps(answer).encode())
+        whole, brief = ask(version, response), ask(version, response, brief=new_gate(**policy).needs_no_files)
+        assert isinstance(whole, ImportJob)
+        assert isinstance(brief, ImportJob)
+        decided, briefly = decide(whole, **policy), decide(brief, **policy)
+        assert (decided.verdict, decided.message) == (briefly.verdict, briefly.message)
+        assert brief == whole or brief.files == ()
 
     @DIALECTS
     @given(status=st.integers(100, 599).filter(lambda status: not 200 <= status < 300), headers=HEADERS)
