@@ -334,8 +334,9 @@ class Gate:
     def _wait(self, delay: float | None = None) -> Decision:
         """Wait on, for the policy's interval unless told otherwise."""
         self.state.delay = delay
-        seconds = self.policy.interval(self.waited) if delay is None else delay
-        return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self.time_left, 0.0)))
+        waited = self.waited
+        seconds = self.policy.interval(waited) if delay is None else delay
+        return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self._timeout - waited, 0.0)))
 
     def _wait_silently(self, message: str) -> Decision:
         self._log.error("%s The gate waits on, because silent_fail is set.", message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_importprog.api import fields
@@ -33,6 +34,8 @@ _STATES = {
 }
 
 
+# A gate sends the same one at every poll, and JSON is written slowly.
+@lru_cache(maxsize=1024)
 def progress_request(address: Address, job_id: str, path: str) -> Request:
     """Ask how far an import job is.
 

@@ -138,10 +138,9 @@ def connect(target: Target) -> str:
 
 
 async def first(events: AsyncIterator[TriggerEvent]) -> Any:
-    """Return what the first event holds."""
-    async for event in events:
-        return event.payload
-    raise RuntimeError("the trigger ended without an event")
+    """Return what the one event of a trigger holds. To its end, as the triggerer does."""
+    (event,) = [event async for event in events]
+    return event.payload
 
 
 #: By the name that the tables show. Where the list is refused, gates have to ask for themselves.
