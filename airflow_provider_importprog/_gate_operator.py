@@ -408,7 +408,7 @@ class ImportGateOperator(BaseSensorOperator):
 
         collection = self._hook.collection(job.collection_name, self.cluster_id)
         if self.wait_for == "completed":  # else nobody sees the rows yet, and the commit reports
-            self._ended = Import(job, collection, self._sources(job))
+            self._ended = Import(job, collection)
         if opens:
             told = {
                 "job_id": job.job_id,
@@ -431,7 +431,7 @@ class ImportGateOperator(BaseSensorOperator):
         """
         from airflow_provider_importprog import _lineage
 
-        return _lineage.facets(self._ended)
+        return _lineage.facets(self._ended, self._sources)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return the same of one whose end fails the task."""

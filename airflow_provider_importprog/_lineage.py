@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -25,20 +25,18 @@ _BETWEEN_URLS = re.compile(r"[\s,]+(?=\w+://)")
 
 @dataclass(frozen=True)
 class Import:
-    """An import that ended, as far as lineage goes.
-
-    :param sources: URLs and paths that it read. They may hold secrets.
-    """
+    """An import that ended, as far as lineage goes."""
 
     job: ImportJob
     collection: Collection
-    sources: tuple[str, ...]
 
 
-def facets(ended: Import | None) -> OperatorLineage[Any, Any]:
+def facets(ended: Import | None, sources_of: Callable[[ImportJob], Iterable[str]]) -> OperatorLineage[Any, Any]:
     """Return what OpenLineage is told, of None that there is nothing to tell.
 
     It runs in a forked child, for a limited time, so it asks nobody.
+
+    :param sources_of: the URLs and paths that a job read. They may hold secrets.
     """
     from airflow.providers.common.compat.openlineage.facet import (
         Dataset,
@@ -55,7 +53,7 @@ def facets(ended: Import | None) -> OperatorLineage[Any, Any]:
     if job.state is ImportState.COMPLETED and job.imported_rows is not None:
         statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=job.imported_rows)
     return OperatorLineage(
-        inputs=[Dataset(namespace=namespace, name=name) for namespace, name in inputs(ended.sources)],
+        inputs=[Dataset(namespace=namespace, name=name) for namespace, name in inputs(sources_of(job))],
         outputs=[
             OutputDataset(namespace=collection.namespace, name=collection.qualified_name, outputFacets=statistics)
         ],

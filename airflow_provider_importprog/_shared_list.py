@@ -147,8 +147,9 @@ class SharedList:
             while due := self._due():
                 if self._of_use and not all(gate.takes(self._latest, due_at) for due_at, _, gate, _ in due):
                     await self._renew(due[0][2].interval)
+                listing = self._latest if self._of_use else None
                 for number, waiting in enumerate(due, 1):
-                    self._tell(waiting, self._latest if self._of_use else None)
+                    self._tell(waiting, listing)
                     if number % _SHOWN_AT_ONCE == 0:
                         await asyncio.sleep(0)
         finally:
@@ -188,7 +189,7 @@ class SharedList:
         if checks:  # else it is not known to be any better than the last one
             self._failures = 0
         self._latest = listing
-        for gate in list(islice(self._gates, -(-gates // _GATES_A_CHECK))):
+        for gate in list(islice(self._gates, max(gates // _GATES_A_CHECK, 1))):
             gate.checks = True
             self._gates[gate] = self._gates.pop(gate)
         return None

@@ -131,7 +131,7 @@ def test_one_list_serves_all_and_one_after_the_other_checks_it(cluster: Any) -> 
 
 
 def test_of_very_many_gates_one_in_two_hundred_checks(cluster: Any) -> None:
-    here = cluster(250)
+    here = cluster(450)
     here.follow(15)
     assert here.asked == [f"{n}" for n in range(4)]
 
