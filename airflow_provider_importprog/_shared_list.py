@@ -130,6 +130,7 @@ class SharedList:
         if self._of_use:
             # A task of its own: a gate may be cancelled, and the others wait for the list too.
             self._showing = asyncio.create_task(self._show())
+            self._showing.add_done_callback(self._shown)  # also of one that is cancelled before it begins
             return
         for waiting in self._due():
             self._tell(waiting, None)
@@ -143,18 +144,18 @@ class SharedList:
 
     async def _show(self) -> None:
         """Show the list to the gates that are due, until none is."""
-        try:
-            while due := self._due():
-                if self._of_use and not all(gate.takes(self._latest, due_at) for due_at, _, gate, _ in due):
-                    await self._renew(due[0][2].interval)
-                listing = self._latest if self._of_use else None
-                for number, waiting in enumerate(due, 1):
-                    self._tell(waiting, listing)
-                    if number % _SHOWN_AT_ONCE == 0:
-                        await asyncio.sleep(0)
-        finally:
-            self._showing = None
-            self._set_timer()
+        while due := self._due():
+            if self._of_use and not all(gate.takes(self._latest, due_at) for due_at, _, gate, _ in due):
+                await self._renew(due[0][2].interval)
+            listing = self._latest if self._of_use else None
+            for number, waiting in enumerate(due, 1):
+                self._tell(waiting, listing)
+                if number % _SHOWN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    def _shown(self, task: asyncio.Task[None]) -> None:
+        self._showing = None
+        self._set_timer()
 
     def _tell(self, waiting: _Waiting, listing: Listing | None) -> None:
         _, number, gate, woken = waiting

@@ -537,7 +537,7 @@ class JobPoller(_Session):
         return asyncio.sleep(delay) if self._poller is None else self._poller.pause(delay)
 
     async def _ask(self, client: AsyncClient, call: Call[Any]) -> Any:
-        if self._unread is not None:  # what a list shows would go by unread keys for as long as lists are enough
+        if self._unread is not None:  # the keys are read anew at each poll, and a list would spare it
             return await client.run(self._call)
         if self._poller is None:
             shared = client.shared_list(self._call.cluster_id, self._call.two_phase)

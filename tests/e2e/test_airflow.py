@@ -7,6 +7,7 @@ them: the server goes away, the triggerer and the scheduler are killed. At last,
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,6 +87,8 @@ def gates_end_right_in_every_mode(rig: Rig) -> None:
         assert rig.airflow.instance(*run, name).trigger_id is None
         # Twice where Airflow lost a try that had opened: see `ended`.
         assert ("The gate opens after" in log) == (ending == "opens")
+        # A shared list is shown to many gates at once, and each logs for itself.
+        assert set(re.findall(r"Import job (\w+): ", log)) == {conf[name]}
         assert ("DEFERRED" in log) == name.startswith("deferrable")
         assert ("UP_FOR_RESCHEDULE" in log) == name.startswith("reschedule")
         assert xcoms["import_job"]["job_id"] == conf[name]

@@ -313,6 +313,22 @@ def test_the_last_gate_to_leave_ends_what_is_under_way(cluster: Any) -> None:
     assert asyncio.all_tasks(here._loop) == set()
 
 
+def test_gates_may_all_leave_in_the_moment_in_which_a_list_is_due(cluster: Any) -> None:
+    here = cluster(2)
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_at(INTERVAL, lambda: [gate.cancel() for gate in here.gates.values()])  # before the list's own timer
+        for _ in range(2):
+            for job_id in here.jobs:
+                here.add(job_id)
+            await asyncio.sleep(INTERVAL + 5)
+
+    here.gates["none"] = here._loop.create_future()
+    here.follow(story())
+    assert here.lists == [0, 15, 25]
+
+
 def test_a_gate_that_meets_a_defect_ends_alone(cluster: Any) -> None:
     here = cluster(3)
     here.follow(5)
