@@ -147,11 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="see that all of it runs, in a minute and with no meaning")
     parser.add_argument("--repeats", type=int, help="runs of each row, of which the median is shown")
     parser.add_argument("--gates", type=_list_of(int), help="such as 10,100")
+    parser.add_argument("--intervals", type=int, help="that a row of gates runs; its jobs end in the second half")
     parser.add_argument("--only", type=_list_of(str), default=list(SUBJECTS), help=f"of {','.join(SUBJECTS)}")
     parser.add_argument("--tables", type=_list_of(str), default=TABLES, help=f"of {','.join(TABLES)}")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all that was measured there")
     options = parser.parse_args(arguments)
-    given = {name: getattr(options, name) for name in ("repeats", "gates")}
+    given = {name: getattr(options, name) for name in ("repeats", "gates", "intervals")}
     size = replace(QUICK if options.quick else FULL, **{name: value for name, value in given.items() if value})
     bench = Bench(size, options.only)
     measures = {"gates": bench.gates, "long": bench.long, "files": bench.files, "import": bench.imports}
