@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, partial
 from importlib import import_module
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # In bytes. Airflow logs every event and keeps it in its database; who resumes finds the whole message anew.
 _LONGEST_MESSAGE = 2000
+# Seconds, as Airflow's own limit ([triggerer] on_kill_timeout): a triggerer that is stopped waits for it.
+_LONGEST_ABORT = 30.0
 _POLICY = GatePolicy()
 
 
@@ -128,13 +131,28 @@ class ImportProgressTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", dict(self._row)
 
     async def on_kill(self) -> None:
-        """Abort the job where that was asked for; Airflow calls it when a person ends the task."""
+        """Abort the job where that was asked for; Airflow calls it when a person ends the task.
+
+        A second later Airflow cancels it, and again each second until the trigger is gone (3.3.2: the answer to each
+        ``TriggerStateChanges`` names all triggers that are to be cancelled). So the abort is a task of its own.
+        """
+        ending = asyncio.create_task(self._end_job())
+        while not ending.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((ending,))
+        ending.result()
+
+    async def _end_job(self) -> None:
         job_id = str(self._row["job_id"])
         try:
             if not _validation.flag(self._row.get("abort_on_kill", False), "abort_on_kill"):
                 self.log.info("%s", _messages.task_ended(job_id, aborted=False))
                 return
-            await (await self._hook()).abort_import_job(job_id, self._cluster_id)
+            abort = (await self._hook()).abort_import_job(job_id, self._cluster_id)
+            await asyncio.wait_for(abort, _LONGEST_ABORT)
+        except asyncio.TimeoutError:
+            error = f"The server did not answer within {_messages.span(_LONGEST_ABORT)}."
+            self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
         except ImportProgressException as error:
             self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
         else:

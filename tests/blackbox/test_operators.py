@@ -32,6 +32,7 @@ from airflow_provider_importprog.operators.import_job import (
     CommitImportJobOperator,
     CreateImportJobOperator,
 )
+from airflow_provider_importprog.triggers import import_progress as triggers
 from airflow_provider_importprog.triggers.import_progress import ImportProgressTrigger
 from tests.blackbox.driver import AIRFLOW_2, TOKEN_PASSWORD, Connect, FakeTaskInstance, fire
 from tests.blackbox.imports import GONE, BrokenStore, ImportServer, Store
@@ -995,6 +996,33 @@ class TestKilled:
         assert "1000 was not aborted" in told()
         Task().make(**TWO_PHASE).on_kill()  # outside of a task
         assert "its import job was not aborted" in told()
+
+    @pytest.mark.parametrize("answer", [Answer({"code": 0, "data": {}}), Answer(HTML, 503)])
+    def test_an_abort_outlives_that_airflow_cancels_it_each_second(
+        self, imports: ImportServer, told: Told, answer: Answer
+    ) -> None:
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        imports.server.on(V2_ABORT, Answer(answer.body, answer.status, delay=0.5))
+
+        async def end() -> None:
+            ending = asyncio.create_task(ImportProgressTrigger(job_id, abort_on_kill=True).on_kill())
+            for _ in range(3):
+                await asyncio.sleep(0.1)
+                ending.cancel()
+            await ending
+
+        asyncio.run(end())
+        assert len(imports.server.to(V2_ABORT)) == 1
+        assert (f"{job_id} is aborted" if answer.status == 200 else f"{job_id} was not aborted") in told()
+
+    def test_an_abort_that_lasts_is_given_up(
+        self, imports: ImportServer, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(triggers, "_LONGEST_ABORT", 0.2)
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        imports.server.on(V2_ABORT, Answer({"code": 0, "data": {}}, delay=1))
+        asyncio.run(ImportProgressTrigger(job_id, abort_on_kill=True).on_kill())
+        assert f"import job {job_id} was not aborted. The server did not answer within 0.2 s." in told()
 
     @pytest.mark.parametrize("abort", [False, True])
     def test_in_the_triggerer(self, imports: ImportServer, abort: bool, told: Told) -> None:

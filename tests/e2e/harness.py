@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DAGS = Path(__file__).resolve().parent / "dags"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 # Seconds. Two cores may be shared with others; only a broken machine takes so long.
-PATIENCE = 240
+PATIENCE = 480
 
 T = TypeVar("T")
 
