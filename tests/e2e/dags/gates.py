@@ -10,7 +10,8 @@ from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_importprog.sensors.import_progress import ImportProgressSensor
 from tests.e2e.cases import ENDINGS, MODES
 
-RETRIES: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=1)}
+# More than are needed: on a slow machine Airflow loses one after the other (see `ended` in the harness).
+RETRIES: dict[str, Any] = {"retries": 8, "retry_delay": timedelta(seconds=1)}
 WAITS: dict[str, Any] = {"importprog_conn_id": "e2e", "poke_interval": 5, "timeout": 600, "unknown_job_grace": 3}
 
 
