@@ -334,9 +334,8 @@ class Gate:
     def _wait(self, delay: float | None = None) -> Decision:
         """Wait on, for the policy's interval unless told otherwise."""
         self.state.delay = delay
-        waited = self.waited
-        seconds = self.policy.interval(waited) if delay is None else delay
-        return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self._timeout - waited, 0.0)))
+        seconds = self.policy.interval(self.waited) if delay is None else delay
+        return Decision(Verdict.WAIT, job=self.job, delay=min(seconds, max(self.time_left, 0.0)))
 
     def _wait_silently(self, message: str) -> Decision:
         self._log.error("%s The gate waits on, because silent_fail is set.", message)
@@ -413,7 +412,7 @@ class Gate:
                 job = replace(job, progress=float(percent))
         if self._first_progress is None:
             self._first_progress = (now, job.progress)
-        shown = (str(job.state), int(job.progress), done, rows)
+        shown = (job.state.value, int(job.progress), done, rows)
         if shown == last_shown:
             self._warn_of_stall(job, now)
             return

@@ -17,7 +17,7 @@ try:
 except ImportError:  # an older release of common-compat
     try:
         from airflow.sdk.log import mask_secret
-    except ImportError:
+    except ImportError:  # Airflow 2
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
 
 if TYPE_CHECKING:

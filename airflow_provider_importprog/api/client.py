@@ -167,7 +167,7 @@ class Call(Generic[T]):
     SUBJECT: ClassVar[str]
 
     def ask(self, api: ImportApi, dialect: Dialect, address: Address) -> Steps[T]:
-        """Carry it out in one dialect."""
+        """Carry it out in one dialect. A call that chooses among them otherwise has `steps` of its own instead."""
         raise NotImplementedError
 
     def steps(self, api: ImportApi) -> Steps[T]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,7 @@ class LiteBackend:
                         raise FileError(reason) from None
                     for staged in directory.glob(f"{number:06}-*"):
                         staged.unlink()
-                    self._update(job, number, lambda file, reason=reason: failed(file, reason))  # type: ignore[misc]
+                    self._update(job, number, partial(failed, reason=reason))
         finally:
             with contextlib.suppress(Exception):
                 check.close()
@@ -308,7 +309,7 @@ class LiteBackend:
 
     def _stage_file(self, job: Job, number: int, check: Any, directory: Path) -> None:
         rows = open_rows(job.files[number].paths, check.schema, job.request.options)
-        form = RowForm(check.schema, lambda ids=self._ids: int(next(ids)))  # type: ignore[misc]
+        form = RowForm(check.schema, lambda: int(next(self._ids)))
         self._update(job, number, lambda file: replace(file, state=api.IN_PROGRESS, total_rows=rows.total))
         done = 0
         for part_number, found in enumerate(rows.slices):

@@ -577,7 +577,7 @@ def is_local(host: str, bound: str) -> bool:
             return True
         address = ipaddress.ip_address(name)
         # A page's name is never an address. Bound to every interface, we do not know all addresses that are ours.
-        return address.is_loopback or bound in ("", "0.0.0.0", "::")  # noqa: S104
+        return address.is_loopback or bound in ("", "0.0.0.0", "::")  # noqa: S104 (compared, not bound)
     return False
 
 

@@ -42,6 +42,7 @@ class Cluster:
         self.lists: list[float] = []  # when each was asked for
         self.pages: list[int] = []
         self.asked: list[str] = []
+        self.asked_at: list[tuple[str, float]] = []
         self.shown: list[tuple[str, float]] = []
         self.gates: dict[str, asyncio.Task[ImportJob]] = {}
         self.shared = SharedList(self._list)
@@ -102,6 +103,7 @@ class Cluster:
 
     async def _ask(self, call: Progress) -> ImportJob:
         self.asked.append(call.job_id)
+        self.asked_at.append((call.job_id, self._loop.now))
         if call.job_id not in self.jobs:
             raise ImportJobUnknown(f"no record of {call.job_id}")
         return self.jobs[call.job_id]
@@ -165,7 +167,8 @@ def test_each_gate_keeps_its_own_interval(cluster: Any) -> None:
     here.gates["none"] = here._loop.create_future()
     here.follow(story())
     assert here.lists == [0, 10, 20, 30, 40, 50, 60]
-    assert {at for gate, at in here.shown if gate == "slow"} <= {0, 30, 60}
+    for job_id, interval in (("0", 10), ("slow", 30)):  # shown the list, or checks it and asks
+        assert sorted({at for gate, at in here.shown + here.asked_at if gate == job_id}) == [*range(0, 61, interval)]
 
 
 def test_no_list_is_believed_that_is_older_than_what_the_job_itself_has_said(cluster: Any) -> None:
@@ -191,7 +194,7 @@ def test_a_job_that_the_list_shows_to_have_ended_is_asked_for(cluster: Any) -> N
     here.listed = {**here.jobs, "2": replace(here.jobs["2"], files=())}
     here.follow(10)
     assert here.gates["2"].result().files == files
-    assert sorted(here.asked) == ["0", "1", "2"]
+    assert here.asked == ["0", "1", "2"]
 
 
 def test_a_list_that_fails_is_asked_for_ever_more_rarely(cluster: Any) -> None:
@@ -237,8 +240,8 @@ def test_a_list_that_shows_less_than_a_job_itself_has_said_is_behind(
         del here.listed["0"]
     here.asked.clear()
     here.follow(10)
-    others = {"1", "2", "3"}
-    assert (others <= set(here.asked)) is behind
+    waiting = [job_id for job_id, gate in here.gates.items() if not gate.done()]
+    assert (sorted(here.asked) == waiting) is behind
 
 
 def test_a_list_that_is_behind_for_ever_is_asked_for_ever_more_rarely(cluster: Any) -> None:
