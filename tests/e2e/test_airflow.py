@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from threading import Event
 
@@ -402,7 +403,11 @@ def test_gates_outlive_the_server_the_triggerer_and_the_scheduler(rig: Rig) -> N
     rig.wait_until_asked(every)
 
     left_behind = airflow.kill_component("triggerer")
-    airflow.kill_component("scheduler")
+    # LocalExecutor's workers hold the scheduler's connection to the database, too: while one of them lives, PostgreSQL
+    # keeps the transaction in which the scheduler was killed, and no run that it had locked is scheduled again.
+    for worker in airflow.kill_component("scheduler"):
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
     wait_until("what the triggerer started ends", lambda: not any(each.is_running() for each in left_behind), 60)
     airflow.start_component("triggerer")
     airflow.start_component("scheduler")
