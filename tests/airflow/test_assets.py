@@ -40,7 +40,7 @@ def serve(server: ScriptedServer) -> None:
 
 
 def gate(task_id: str, job_id: str, outlets: str = "", **kwargs: Any) -> str:
-    line = task("ImportProgressSensor", task_id, job_id=job_id, poke_interval=0.1, timeout=15, **kwargs)
+    line = task("ImportProgressSensor", task_id, job_id=job_id, poke_interval=0.1, timeout=120, **kwargs)
     return f"{line[:-1]}, outlets=[{outlets}])"
 
 

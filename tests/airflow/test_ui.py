@@ -37,7 +37,7 @@ def test_a_mapped_gate_has_a_label_and_a_link_whether_it_opens_or_fails(
     seen.clear()
     connect({"api_version": "v2", "cluster_id": "in01", "console_url": PAGE})
     server.on(V2_DESCRIBE, job_of)
-    given = f"task_id='gate', poke_interval=0.1, timeout=15, map_index_template={LABEL!r}, **{how!r}"
+    given = f"task_id='gate', poke_interval=0.1, timeout=120, map_index_template={LABEL!r}, **{how!r}"
     ran = run(f"ImportProgressSensor.partial({given}).expand(job_id=['1', '9'])", show=True)
     assert ran.shown == {
         ("gate", index): (

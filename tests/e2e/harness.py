@@ -435,6 +435,13 @@ class Airflow:
             directory /= f"map_index={map_index}"
         return "".join(path.read_text() for path in sorted(directory.glob("*.log*")))
 
+    def wait_for_log(self, words: str, dag_id: str, run_id: str, task_id: str) -> None:
+        """Wait until a task has logged some words."""
+        try:
+            wait_until(f"{words!r} of {task_id}", lambda: words in self.task_log(dag_id, run_id, task_id))
+        except HarnessError as error:
+            raise HarnessError(f"{error}; its log:\n{self.task_log(dag_id, run_id, task_id)}") from None
+
     def written(self) -> dict[str, bytes]:
         """Return everything written, by place: every table, every file, every output of a component.
 
