@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_importprog.api.model import ImportJob
 
 
-_TOO_OLD = "to end in the triggerer takes Airflow 3.3 or later"
+_TOO_OLD = "to end in the triggerer needs Airflow 3.3 or later"
 
 
 class NotDeferred(Exception):
@@ -89,7 +89,7 @@ def plan(task: ImportGateOperator, context: Context) -> dict[str, bool]:
 
 
 async def push(ti: Any, plan: dict[str, bool], job: ImportJob) -> None:
-    """Push what a gate hands on, as a worker does at its end.
+    """Push what a gate returns, as a worker does at its end.
 
     A thread cannot be cancelled, so nothing that may take long pushes: where a task is cleared meanwhile, its next
     try may have begun, and Airflow deletes the XComs of the earlier ones only as it begins.
@@ -97,7 +97,6 @@ async def push(ti: Any, plan: dict[str, bool], job: ImportJob) -> None:
     :param ti: the trigger's task instance.
     :raises NotDeferred: nothing was pushed.
     """
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     from airflow.sdk.execution_time.xcom import XCom
 
     where = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
@@ -114,19 +113,26 @@ async def push(ti: Any, plan: dict[str, bool], job: ImportJob) -> None:
     mapped_length = len(job.files) if plan["mapped_over"] else None
     # One gate after the other, because a long queue of them would come between the question and the push.
     async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-        deferred = await asyncio.to_thread(
-            RuntimeTaskInstance.get_ti_count,
-            dag_id=ti.dag_id,
-            task_ids=[ti.task_id],
-            run_ids=[ti.run_id],
-            map_index=ti.map_index,
-            states=["deferred"],
-        )
-        if not deferred:
+        if not await is_in(ti, "deferred"):
             raise NotDeferred
         for key, value in values.items():
             length = mapped_length if key == XCOM_RETURN_KEY else None
             await as_it_is.aset(key, value, **where, dag_result=plan["dag_result"], _mapped_length=length)
+
+
+async def is_in(ti: Any, *states: str) -> bool:
+    """Ask Airflow whether a trigger's task is in one of these states."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    count = await asyncio.to_thread(
+        RuntimeTaskInstance.get_ti_count,
+        dag_id=ti.dag_id,
+        task_ids=[ti.task_id],
+        run_ids=[ti.run_id],
+        map_index=ti.map_index,
+        states=list(states),
+    )
+    return bool(count)
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()

@@ -135,6 +135,14 @@ class GateState:
             readable["last_shown"] = tuple(readable["last_shown"])
         return cls(started_at if _is_time(started_at) else seconds_now(), **readable)
 
+    def without_trouble(self) -> GateState:
+        """Return the state of a gate whose last answer was a good one."""
+        return replace(self, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
+
+    def perhaps_known(self) -> GateState:
+        """Return the state where good answers may have come since: two more "unknown" are needed to believe it."""
+        return replace(self, unknown_answers=0)
+
     def not_after(self, time: float) -> GateState:
         """Return the state with no time in the future: the clock of another process may have been ahead."""
         return replace(self, **{name: min(at, time) for name in _TIMES if (at := getattr(self, name)) is not None})
@@ -257,7 +265,7 @@ class Gate:
         self._log.info("The gate opens after %s. %s", _messages.span(self.waited), decision.message)
         if decision.job is not None and (shortfalls := _messages.shortfalls(decision.job)):
             self._log.warning(
-                "Import job %s is completed, but %s. Check the collection; min_rows=... makes a gate fail over "
+                "Import job %s is completed, but %s. Check the collection; min_rows=... makes a gate fail for "
                 "missing rows.",
                 decision.job.job_id,
                 shortfalls,
@@ -275,9 +283,10 @@ class Gate:
     def listed(self, job: ImportJob) -> float | None:
         """Take a job as a list shows it, without files, and on v1 without a percentage.
 
-        It returns the seconds to the next poll, or None where the gate does not wait on.
+        It returns the seconds to the next poll, or None where the job itself is to be asked for: where the gate does
+        not wait on, or where it would warn of a job that stands still, which a list cannot tell.
         """
-        return self._goes_on(job).delay if self.waits_for(job) else None
+        return self._goes_on(job).delay if self.waits_for(job) and not self._stands_still(job) else None
 
     def answered(self, job: ImportJob) -> Decision:
         """Take a good answer about the job itself."""
@@ -306,7 +315,13 @@ class Gate:
         elif isinstance(error, ImportJobUnknown):
             return self._unknown(error)
         else:
-            decision = self._outage(error)
+            return self.no_answer(error)
+        return self._wait_silently(decision.message) if self.policy.silent_fail else decision
+
+    def no_answer(self, error: ImportProgressException) -> Decision:
+        """Take an error that says nothing of the job, and that may be over at the next poll."""
+        self.state.asked_at = self._clock()
+        decision = self._outage(error)
         if self.policy.silent_fail and decision.verdict is not Verdict.WAIT:
             return self._wait_silently(decision.message)
         return decision
@@ -410,7 +425,7 @@ class Gate:
             _, percent, done, rows = last_shown
             if percent and not job.progress:
                 job = replace(job, progress=float(percent))
-        if self._first_progress is None:
+        elif self._first_progress is None:
             self._first_progress = (now, job.progress)
         shown = (job.state.value, int(job.progress), done, rows)
         if shown == last_shown:
@@ -430,12 +445,22 @@ class Gate:
         gained = job.progress - progress
         return (100 - job.progress) * (now - began) / gained if gained > 0 else None
 
-    def _warn_of_stall(self, job: ImportJob, now: float) -> None:
-        since = self.state.started_at if self.state.progress_at is None else self.state.progress_at
+    @property
+    def _progress_at(self) -> float:
+        return self.state.started_at if self.state.progress_at is None else self.state.progress_at
+
+    def _stands_still(self, job: ImportJob) -> bool:
+        """Say whether a warning is due where this job is as it was."""
         after = self.policy.stall_warning
         # An uncommitted job waits for a person, and was warned of.
-        if not after or self.state.stall_warned or job.state is ImportState.UNCOMMITTED or now - since < after:
+        if not after or self.state.stall_warned or job.state is ImportState.UNCOMMITTED:
+            return False
+        return self._clock() - self._progress_at >= after
+
+    def _warn_of_stall(self, job: ImportJob, now: float) -> None:
+        if not self._stands_still(job):
             return
+        since = self._progress_at
         self._log.warning(
             "Import job %s has made no progress since %s, for %s (%s). Check whether other import jobs are ahead of it "
             "(Milvus imports few at a time), and the log of the server's data nodes. The gate waits on.",

@@ -204,7 +204,7 @@ class ImportGateOperator(BaseSensorOperator):
         """
         with self._soft_failing():
             if next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error")).lower():
-                raise self._deferral_timeout(context)
+                return self._end_of_time(context)
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
 
     def _get_next_poke_interval(
@@ -291,13 +291,14 @@ class ImportGateOperator(BaseSensorOperator):
 
     def _ask_after(self, told: Decision, gate: Gate, context: Context) -> Decision:
         """Ask for the details, unless the trigger's event says all that can be known."""
-        if told.verdict in _ANSWERED:  # so the server answered, and knew the job
-            gate.state = replace(gate.state, unknown_since=None, unknown_answers=0, outage_since=None, failures=0)
-        elif told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
+        if told.verdict in (Verdict.JOB_UNKNOWN, Verdict.UNAUTHORIZED):
             return told
+        # If the trigger's last answer was a good one, what was the matter before it is over.
+        state = gate.state
+        gate.state = state.without_trouble() if told.verdict in _ANSWERED else state.perhaps_known()
         decision = self._ask(gate, context, told)
         if told.verdict is Verdict.SETTING_INVALID and decision.verdict is Verdict.WAIT:
-            return told  # what only the triggerer cannot do would send the task to and fro
+            return told  # what only the triggerer cannot do would defer and resume the task again and again
         if told.verdict is Verdict.OPEN and decision.verdict is Verdict.WAIT:
             self.log.warning("The gate was about to open (%s), but now it waits on.", told.message)
         return decision
@@ -358,11 +359,26 @@ class ImportGateOperator(BaseSensorOperator):
             return timeout, self._sensor_timeout()
         return execution_timeout, AirflowTaskTimeout(self._not_within("execution_timeout", self.execution_timeout))
 
-    def _deferral_timeout(self, context: Context) -> BaseException:
-        """Return the error of a deferral that timed out: Airflow keeps nothing of it that says which limit it was."""
+    def _end_of_time(self, context: Context) -> list[dict[str, Any]]:
+        """End a deferral that timed out: by the job's end if there is one by now, as a gate that pokes would see it.
+
+        Airflow keeps nothing of a deferral that says which limit it was.
+
+        :raises AirflowSensorTimeout: the job goes on, or nothing is known of it.
+        :raises AirflowTaskTimeout: likewise, and the limit was ``execution_timeout``.
+        """
         try_started_at = _try_started_at(context) or seconds_now()
         state = GateStore(context, self.retries or 0, self.log).load(try_started_at, self._rescheduled)
-        return self._first_deadline(state.started_at, try_started_at)[1]
+        error = self._first_deadline(state.started_at, try_started_at)[1]
+        try:
+            gate = self._new_gate(state)
+            job = self._hook.get_import_progress(gate.job_id, self.cluster_id, two_phase=gate.policy.two_phase)
+        except ImportProgressException:
+            raise error from None
+        decision = gate.answered(job)
+        if decision.verdict is Verdict.WAIT:
+            raise error
+        return self._conclude(decision, gate, context)
 
     def _sensor_timeout(self) -> AirflowSensorTimeout:
         return AirflowSensorTimeout(self._not_within("timeout", timedelta(seconds=self.timeout)))
@@ -474,7 +490,7 @@ class ImportGateOperator(BaseSensorOperator):
     def on_kill(self) -> None:
         """Say what becomes of the import job, and abort it where that was asked for."""
         if self.execution_timeout is not None and isinstance(sys.exc_info()[1], AirflowTaskTimeout):
-            # Of a deferred task, Airflow 2.11 raises it without a word, before it calls any other method.
+            # Of a deferred task, Airflow 2.11 raises it without a log line, before it calls any other method.
             limit = _messages.span(self.execution_timeout.total_seconds())
             self.log.error("The task is over its execution_timeout (%s).", limit)
         job_id = None
@@ -530,7 +546,7 @@ class ImportGateOperator(BaseSensorOperator):
 
 def hook_of(importprog_conn_id: str, storage_conn_id: str | None = None) -> ImportProgressHook:
     """Return the blocking hook of a connection."""
-    # Imported here, because the hook loads requests, which no DAG file should pay for.
+    # Imported here, because the hook loads requests, which would slow each DAG file.
     from airflow_provider_importprog.hooks.import_progress import ImportProgressHook
 
     return ImportProgressHook(_validation.conn_id(importprog_conn_id), storage_conn_id)

@@ -41,6 +41,8 @@ _GATES_A_PAGE = 10
 _JOBS_A_GATE = 100
 # One in so many gates asks for itself at each list.
 _GATES_A_CHECK = 200
+# Seconds. A list may take one interval, or this where it is shorter: no gate that is due asks meanwhile.
+_SHORTEST_LIMIT = 30.0
 # A list that failed is asked for again after so many intervals, then after twice as many.
 _FIRST_REST = 2
 _LONGEST_REST = 16
@@ -139,7 +141,9 @@ class SharedList:
     def _due(self) -> list[_Waiting]:
         due, now = [], _now()
         while self._waiting and self._waiting[0][0] <= now:
-            due.append(heappop(self._waiting))
+            waiting = heappop(self._waiting)
+            if not waiting[-1].done():  # else the gate was cancelled: no list is worth asking for it
+                due.append(waiting)
         return due
 
     async def _show(self) -> None:
@@ -159,7 +163,7 @@ class SharedList:
 
     def _tell(self, waiting: _Waiting, listing: Listing | None) -> None:
         _, number, gate, woken = waiting
-        if woken.done():  # the gate was cancelled
+        if woken.done():  # the gate was cancelled meanwhile
             return
         try:
             due_at = gate.see(listing)
@@ -175,7 +179,11 @@ class SharedList:
         asked_at = _now()
         checks, self._checks = self._checks, []
         try:
-            listed = await self._ask(max(1, len(self._gates) // _GATES_A_PAGE))
+            listed = await asyncio.wait_for(
+                self._ask(max(1, len(self._gates) // _GATES_A_PAGE)), max(interval, _SHORTEST_LIMIT)
+            )
+        except asyncio.TimeoutError:
+            return self._rest(interval, "The list of import jobs takes too long.")
         except Exception as error:
             return self._rest(interval, f"The list of import jobs cannot be had: {error}")
         listing = Listing(asked_at, {job.job_id: job for job in listed.jobs}, listed.shows_progress)

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_importprog._redaction import Secrets
 from airflow_provider_importprog.exceptions import ImportConnectionNotFound, ImportSettingInvalid
 
 try:
@@ -47,11 +46,6 @@ class StorageKeys:
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
-
-    @property
-    def secrets(self) -> Secrets:
-        """What is to be redacted where a server repeats it."""
-        return Secrets.of((self.secret_key, self.session_token), (self.access_key,))
 
 
 def storage_keys(storage_conn_id: str) -> StorageKeys:

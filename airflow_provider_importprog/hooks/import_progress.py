@@ -429,6 +429,7 @@ class ImportProgressAsyncHook(BaseHook):
         if self._loaded == settings:
             return False
         if self._entered is not None:
+            await self._entered.aclose()
             await self._entered.enter_async_context(AsyncClient.shared(self._loaded))
         return True
 
@@ -514,6 +515,7 @@ class JobPoller(_Session):
         self._interval = interval
         self._listed = listed
         self._poller: Poller | None = None
+        self._begun = False
 
     async def __aenter__(self) -> JobPoller:
         return self
@@ -543,7 +545,11 @@ class JobPoller(_Session):
             shared = client.shared_list(self._call.cluster_id, self._call.two_phase)
             poller = Poller(shared, self._call.job_id, self._interval, client.run, self._listed)
             self._poller = self._held.enter_context(poller)
-            await poller.pause(0.0)
+            # A thousand gates may begin at once, and a list is enough for most of them. Who comes back with a new
+            # token asks at once: the pause may outlast that token too, and a call is carried out twice at the most.
+            if not self._begun:
+                self._begun = True
+                await poller.pause(0.0)
         return await self._poller.ask(self._call)
 
 

@@ -92,7 +92,7 @@ class ImportEndedTrigger(BaseEventTrigger):
                         if ended is None or ended.place != place:
                             ended = await self._recall(place)
                         if failures:
-                            self.log.info("Import jobs are watched again, after %d tries in vain.", failures)
+                            self.log.info("Import jobs are watched again, after %d failed tries.", failures)
                             failures = 0
                         new = [job for job in ended.new(jobs) if job.state in row["states"]]
                         for job in new:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,11 @@ from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_importprog import _end_in_triggerer, _messages, _validation
 from airflow_provider_importprog._gate import Decision, Gate, GatePolicy, GateState
-from airflow_provider_importprog.exceptions import ImportProgressException, ImportSettingInvalid
+from airflow_provider_importprog.exceptions import (
+    ImportConnectionNotFound,
+    ImportProgressException,
+    ImportSettingInvalid,
+)
 from airflow_provider_importprog.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -133,6 +137,9 @@ class ImportProgressTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Abort the job where that was asked for; Airflow calls it when a person ends the task.
 
+        It calls it too where another triggerer has taken this trigger over, because this one was not heard of for a
+        while (3.3.2: ``update_triggers`` in its triggerer_job_runner.py). The task is deferred then, or has succeeded.
+
         A second later Airflow cancels it, and again each second until the trigger is gone (3.3.2: the answer to each
         ``TriggerStateChanges`` names all triggers that are to be cancelled). So the abort is a task of its own.
         """
@@ -148,15 +155,21 @@ class ImportProgressTrigger(BaseTrigger):
             if not _validation.flag(self._row.get("abort_on_kill", False), "abort_on_kill"):
                 self.log.info("%s", _messages.task_ended(job_id, aborted=False))
                 return
+            if self.task_instance and await _end_in_triggerer.is_in(self.task_instance, "deferred", "success"):
+                self.log.info("Import job %s is not aborted: nobody has ended its task.", job_id)
+                return
             abort = (await self._hook()).abort_import_job(job_id, self._cluster_id)
             await asyncio.wait_for(abort, _LONGEST_ABORT)
-        except asyncio.TimeoutError:
-            error = f"The server did not answer within {_messages.span(_LONGEST_ABORT)}."
-            self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
         except ImportProgressException as error:
-            self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=error))
+            reason = str(error)
+        except asyncio.TimeoutError:
+            reason = f"The server did not answer within {_messages.span(_LONGEST_ABORT)}."
+        except Exception as error:
+            reason = f"Airflow does not say whether somebody has ended the task ({type(error).__name__})."
         else:
             self.log.info("%s", _messages.task_ended(job_id, aborted=True))
+            return
+        self.log.warning("%s", _messages.task_ended(job_id, aborted=True, error=reason))
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire the one event."""
@@ -177,7 +190,7 @@ class ImportProgressTrigger(BaseTrigger):
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]  # Airflow's own is untyped
 
     async def _ends(self, gate: Gate, decision: Decision) -> bool:
-        """End the gate here if it opens and that was asked for: say whether all was pushed that it hands on."""
+        """End the gate here if it opens and that was asked for: say whether all was pushed that it returns."""
         end = self._row.get("end")
         if end is None or decision.verdict is not Verdict.OPEN or decision.job is None:
             return False
@@ -209,7 +222,8 @@ class ImportProgressTrigger(BaseTrigger):
             silent_fail=_validation.flag(row.get("silent_fail", False), "silent_fail"),
         )
         state = GateState.from_dict(row.get("state"), row["started_at"], row["last_shown"])
-        return Gate(_validation.job_id(row["job_id"]), policy, log=self.log, state=state)
+        # Another triggerer may have polled since the row was written.
+        return Gate(_validation.job_id(row["job_id"]), policy, log=self.log, state=state.perhaps_known())
 
     job_id = property(lambda self: self._row["job_id"])
     cluster_id = property(lambda self: self._row["cluster_id"])
@@ -227,31 +241,36 @@ class ImportProgressTrigger(BaseTrigger):
         return loaded(conn_id, storage_conn_id)
 
     async def _wait(self, gate: Gate) -> Decision:
-        hook = await self._hook()
-        poller = partial(
-            hook.poller,
-            gate.job_id,
-            self._cluster_id,
-            gate.policy.poke_interval,
-            brief=gate.needs_no_files if self._row.get("end") is None else gate.waits_for,
-            listed=gate.listed,
-            two_phase=gate.policy.two_phase,
-        )
+        brief = gate.needs_no_files if self._row.get("end") is None else gate.waits_for
+        policy = gate.policy
         while True:
+            hook = await self._hook()
+            poller = hook.poller(
+                gate.job_id,
+                self._cluster_id,
+                policy.poke_interval,
+                brief=brief,
+                listed=gate.listed,
+                two_phase=policy.two_phase,
+            )
             try:
-                async with poller() as polls:
+                async with poller as polls:
                     while True:
                         try:
                             decision = gate.answered(await polls.poll())
-                        except ImportSettingInvalid:
-                            raise
                         except ImportProgressException as error:
+                            # Somebody may mend the connection while a gate waits on in spite of it: it is read anew.
+                            if policy.silent_fail or isinstance(error, ImportSettingInvalid):
+                                raise
                             decision = gate.failed(error)
                         if decision.verdict is not Verdict.WAIT:
                             return decision
                         await polls.pause(decision.delay)
+            except ImportConnectionNotFound as error:
+                # The worker has read it. Airflow says the same where it cannot read connections for a moment (3.3.2,
+                # aget_connection in its sdk/execution_time/secrets/execution_api.py).
+                decision = gate.no_answer(error)
             except ImportProgressException as error:
-                # A connection may be mended while a gate waits on in spite of it (silent_fail).
                 decision = gate.failed(error)
             if decision.verdict is not Verdict.WAIT:
                 return decision
@@ -261,7 +280,7 @@ class ImportProgressTrigger(BaseTrigger):
 async def load_hook() -> type[ImportProgressAsyncHook]:
     """Import the hook and all that it needs: half a second, in which the other gates of a triggerer must not stand.
 
-    No DAG file should pay for it either.
+    It would also slow each DAG file.
     """
     return _load_hook() if _load_hook.cache_info().currsize else await asyncio.to_thread(_load_hook)
 

@@ -209,7 +209,7 @@ def test_nothing_of_it_is_in_the_row_unless_asked_for_or_on_an_older_airflow(
     server.v2(v2_job())
     row = first_leg(gate(end_from_trigger=end_from_trigger))
     assert ("end" in row) == (end_from_trigger and not AIRFLOW_2)
-    assert said("to end in the triggerer takes Airflow 3.3 or later.") == (end_from_trigger and AIRFLOW_2)
+    assert said("to end in the triggerer needs Airflow 3.3 or later.") == (end_from_trigger and AIRFLOW_2)
 
 
 # In the triggerer

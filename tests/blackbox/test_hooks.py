@@ -241,7 +241,7 @@ class TestWhatComesBack:
             (Answer(HTML, 403), ImportApiUnauthorized, "set db_name in the connection"),
             (Answer({"code": 9, "message": "x"}), ImportApiUnreachable, "quota"),
             (Answer(HTML, 429, {"Retry-After": "600"}), ImportApiUnreachable, "limits the rate"),
-            (Answer({"code": 10001, "message": "x"}), ImportApiUnreachable, "stopped waiting"),
+            (Answer({"code": 10001, "message": "x"}), ImportApiUnreachable, "own time limit was over"),
             (Answer(HTML, 500, {"Retry-After": "(\xff"}), ImportApiUnreachable, "is down"),
             (Answer(HTML), ImportApiUnreachable, "not an answer of the import API"),
             (Answer(b"[" * 9000), ImportApiUnreachable, "not an answer of the import API"),
@@ -441,6 +441,47 @@ class TestRotation:
             await asyncio.to_thread(wait_until, lambda: not server.open_connections)
 
         asyncio.run(story())
+
+    def test_nothing_is_kept_of_the_old_token(self, server: Server, rotate: Callable[[], None]) -> None:
+        """A watcher enters its hook once, for ever."""
+        from airflow_provider_importprog._async_client import AsyncClient
+
+        async def story() -> None:
+            async with ImportProgressAsyncHook() as hook:
+                await hook.get_import_progress(JOB)
+                rotate()
+                await hook.get_import_progress(JOB)
+                assert len(AsyncClient._shared[asyncio.get_running_loop()]) == 1
+
+        asyncio.run(story())
+
+    def test_a_gate_that_waits_with_a_new_token_bears_the_next_one_too(
+        self, server: Server, connect: Connect, rotate: Callable[[], None]
+    ) -> None:
+        """It may wait for very long within one poll, because a list goes on telling it to."""
+        tokens = ["token-1"]
+
+        def answer(asked: Asked) -> Answer:
+            if asked.header("Authorization") != f"Bearer {tokens[-1]}":
+                return Answer({"code": 1800, "message": "no"}, 401)
+            return v2_job()
+
+        def listed(asked: Asked) -> Answer:
+            if asked.header("Authorization") == f"Bearer {tokens[-1]}":
+                tokens.append(f"token-{len(tokens) + 1}")
+                connect({"api_version": "v2"}, login=None, password=tokens[-1])
+            return Answer({"code": 1800, "message": "no"}, 401)
+
+        async def story() -> None:
+            async with hook_of("poller") as one, hook_of("poller") as two:
+                for _ in range(3):
+                    jobs = await asyncio.gather(one(*ASK), two(*ASK))
+                    assert {job.job_id for job in jobs} == {JOB}
+
+        connect({"api_version": "v2"}, login=None, password=tokens[0])
+        server.v2(answer).on(V2_LIST, listed)
+        asyncio.run(story())
+        assert len(tokens) > 2
 
     @pytest.mark.parametrize("kind", ["sync", "async"])
     def test_airflows_cache_is_passed_by(self, rotate: Callable[[], None], monkeypatch: Patch, kind: str) -> None:

@@ -24,6 +24,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
     task,
 )
+from pytest_mock import MockerFixture
 
 from airflow_provider_importprog import exceptions
 from airflow_provider_importprog._submission import Clock
@@ -1023,6 +1024,39 @@ class TestKilled:
         imports.server.on(V2_ABORT, Answer({"code": 0, "data": {}}, delay=1))
         asyncio.run(ImportProgressTrigger(job_id, abort_on_kill=True).on_kill())
         assert f"import job {job_id} was not aborted. The server did not answer within 0.2 s." in told()
+
+    @pytest.mark.skipif(AIRFLOW_2, reason="it never tells a trigger")
+    @pytest.mark.parametrize(
+        ("state", "said"),
+        [
+            ("failed", "1000 is aborted"),
+            ("scheduled", "1000 is aborted"),  # as a task that was cleared soon is
+            ("deferred", "1000 is not aborted: nobody has ended its task"),
+            ("success", "1000 is not aborted: nobody has ended its task"),
+            (None, "1000 was not aborted. Airflow does not say whether somebody has ended the task (OSError)"),
+        ],
+    )
+    def test_a_trigger_that_another_triggerer_took_over_aborts_nothing(
+        self, imports: ImportServer, told: Told, mocker: MockerFixture, state: str | None, said: str
+    ) -> None:
+        """Airflow 3.3.2 tells it the same as of a task that a person ended."""
+        from airflow.sdk.execution_time.comms import TICount
+
+        def answer(asked: Any) -> TICount:
+            if state is None:
+                raise OSError
+            assert (asked.dag_id, asked.task_ids, asked.run_ids, asked.map_index) == ("d", ["write"], ["r"], 3)
+            return TICount(count=int(state in asked.states))
+
+        comms = mocker.patch("airflow.sdk.execution_time.task_runner.SUPERVISOR_COMMS", create=True)
+        comms.send.side_effect = answer
+        job_id = imports.add([["a.parquet"]], "Uncommitted")
+        assert job_id == "1000"
+        trigger = ImportProgressTrigger(job_id, abort_on_kill=True)
+        trigger.task_instance = SimpleNamespace(dag_id="d", task_id="write", run_id="r", map_index=3)
+        asyncio.run(trigger.on_kill())
+        assert said in told()
+        assert imports.jobs["1000"]["state"] == ("Failed" if "is aborted" in said else "Uncommitted")
 
     @pytest.mark.parametrize("abort", [False, True])
     def test_in_the_triggerer(self, imports: ImportServer, abort: bool, told: Told) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_importprog.exceptions import (
     ImportApiUnreachable,
+    ImportConnectionNotFound,
     ImportJobFailed,
     ImportJobUnknown,
     ImportSettingInvalid,
@@ -192,6 +195,22 @@ class TestResume:
         with pytest.raises(error, match=words) if error else nullcontext():
             assert deferred.run(unknown_job_grace=HOUR, timeout=9 * HOUR)
 
+    @pytest.mark.parametrize("begins", ["a trigger", "a worker"])
+    def test_good_answers_may_have_come_since_an_unknown_one(
+        self, server: ScriptedServer, deferred: Gate, begins: str
+    ) -> None:
+        """The row of a trigger is as it was at the deferral, however long another triggerer has polled since."""
+        now = time.time()
+        before = {"started_at": now - HOUR, "state": {"unknown_since": now - HOUR, "unknown_answers": 1}}
+        server.v2(UNKNOWN, DONE)
+        if begins == "a trigger":
+            assert fire(ImportProgressTrigger(JOB, poke_interval=0.05, **before))["verdict"] == "open"
+        else:
+            with pytest.raises(TaskDeferred):
+                deferred.sensor(timeout=9 * HOUR).execute_complete(
+                    deferred.context, {**EVENT, "verdict": "unreachable"}, **before
+                )
+
     @pytest.mark.parametrize("event", [{**EVENT, "verdict": "newer"}, {"verdict": None}, {}, None])
     @pytest.mark.parametrize(
         "kwargs", [{}, {"started_at": 1.7e9, "job": None}, {"job": {"newer": 1}, "state": "newer", "more": 1}]
@@ -249,6 +268,32 @@ class TestTimeout:
         for option in ("soft_fail", "never_fail"):  # skip over timeout alone
             with pytest.raises(AirflowSkipException if left == timeout else AirflowTaskTimeout, match=words):
                 gate.sensor(**kwargs, **{option: True}).resume_execution(*TIMED_OUT, gate.context)
+
+    @pytest.mark.parametrize("limit", ["timeout", "execution_timeout"])
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            (DONE, None),
+            (v2_job("Failed", reason="disk full"), ImportJobFailed),
+            (GOING, "limit"),
+            (DOWN, "limit"),
+            (UNKNOWN, "limit"),
+        ],
+    )
+    def test_at_its_end_the_job_is_asked_for_once_more(
+        self, server: ScriptedServer, deferred: Gate, limit: str, answer: Answer, error: Any
+    ) -> None:
+        """A triggerer that was away, or that polls more and more rarely, may not have seen the end of the job."""
+        server.v2(GOING, answer)
+        kwargs = {"timeout": 9 * HOUR, "execution_timeout": timedelta(hours=10), limit: HOUR}
+        if limit == "execution_timeout":
+            kwargs[limit] = timedelta(hours=1)
+        deferred.defer(**kwargs)
+        if error == "limit":
+            error = AirflowSensorTimeout if limit == "timeout" else AirflowTaskTimeout
+        with pytest.raises(error, match=f"disk full|{limit}") if error else nullcontext():
+            assert deferred.sensor(**kwargs).resume_execution(*TIMED_OUT, deferred.context)[0]["state"] == "completed"
+        assert (deferred.ti.pushed.get("import_job") is not None) == (error in (None, ImportJobFailed))
 
 
 #: An answer, settings, the seconds of the delay, and what the log says of it.
@@ -327,7 +372,8 @@ TAKEN: dict[str, list[Any]] = {
     **{name: ["{{ x }}", -1, None, ""] for name in ("cluster_id", "storage_conn_id")},
     **{name: [1.5] for name in ("poke_interval", "outage_tolerance", "unknown_job_grace", "stall_warning")},
     **{name: [True] for name in ("allow_failed_files", "exponential_backoff", "silent_fail")},
-    **{name: [] for name in ("wait_for", "importprog_conn_id")},
+    "wait_for": [],
+    "importprog_conn_id": ["{{ x }}", -1],  # there is none: an outage
     "max_wait": [1.5, None],
     "min_rows": [None],
 }
@@ -357,7 +403,7 @@ class TestRows:
             assert all(isinstance(text, str) for text in event.values())
             if refused := value not in TAKEN[name]:
                 assert event["verdict"] == "setting_invalid", value
-                assert re.search(f"{name}|connection .* not defined", event["message"])
+                assert name in event["message"]
                 with pytest.raises(ImportSettingInvalid, match=re.escape(event["message"])):
                     deferred.sensor().resume_execution(
                         "execute_complete", {"started_at": 0.0, "event": event}, deferred.context
@@ -397,6 +443,53 @@ class TestRows:
         assert kwargs.keys() - {"max_wait", "min_rows"} == ROW_010.keys()  # what its triggerer knows
         for text in (json.dumps(kwargs), repr(deferral.trigger), repr(deferral), str(vars(deferral.trigger))):
             assert TOKEN_PASSWORD not in text
+
+
+class TestTheConnectionOfATrigger:
+    """A worker has read it, before the gate deferred."""
+
+    @pytest.fixture
+    def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """Take the connection away, and bring it back after a while."""
+        name = "AIRFLOW_CONN_IMPORTPROG_DEFAULT"
+
+        def away_for_a_while() -> None:
+            connection = os.environ[name]
+            monkeypatch.delenv(name)
+            Timer(0.4, monkeypatch.setenv, (name, connection)).start()
+
+        return away_for_a_while
+
+    def test_it_may_not_be_readable_for_a_moment(
+        self, server: ScriptedServer, connect: Connect, away: Callable[[], None]
+    ) -> None:
+        """Airflow says of a database that does not answer that there is no such connection."""
+        server.v2(DONE)
+        away()
+        trigger = ImportProgressTrigger(JOB, poke_interval=0.05, outage_tolerance=60)
+        assert fire(trigger)["verdict"] == "open"
+
+    def test_one_that_stays_away_ends_the_gate_after_the_tolerance(
+        self, server: ScriptedServer, deferred: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server.v2(GOING)
+        deferral = deferred.defer(outage_tolerance=0.3)
+        monkeypatch.delenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT")
+        event = fire(deferral.trigger)
+        assert event["verdict"] == "unreachable"
+        with pytest.raises(ImportConnectionNotFound, match="'importprog_default' is not defined"):
+            deferred.sensor().resume_execution(
+                "execute_complete", {**deferral.kwargs, "event": event}, deferred.context
+            )
+
+    def test_a_silent_gate_takes_up_a_connection_that_was_mended(
+        self, server: ScriptedServer, connect: Connect
+    ) -> None:
+        server.v2(DONE)
+        connect({"api_version": "v2", "timeout": 1}, host="http://127.0.0.1:9")
+        Timer(0.4, connect, ({"api_version": "v2"},)).start()
+        trigger = ImportProgressTrigger(JOB, poke_interval=0.05, max_wait=0.1, outage_tolerance=0, silent_fail=True)
+        assert fire(trigger)["verdict"] == "open"
 
 
 def test_a_token_may_be_rotated_at_any_time(server: ScriptedServer, gate: Gate, connect: Connect) -> None:

@@ -401,6 +401,14 @@ class TestLog:
             "Import job 7: importing, 10 %",
         ]
 
+    def test_no_rate_follows_from_what_an_earlier_process_saw(self) -> None:
+        driven = Driven()
+        driven.goes_on(progress=10.0)
+        driven.restart()
+        driven.after(10).gate.listed(job(progress=0.0))
+        driven.after(10).goes_on(progress=60.0)
+        assert "left" not in driven.log.lines[-1][1]
+
     def test_an_uncommitted_job_is_warned_of_once(self) -> None:
         driven = Driven(stall_warning=60.0)
         for _ in range(3):
@@ -450,6 +458,22 @@ class TestStall:
         driven.goes_on(progress=41.0)
         driven.after(1800).goes_on(progress=41.0)
         assert len(driven.log.at("warning")) == 2
+
+    def test_what_a_list_does_not_show_is_asked_for_before_it_is_warned_of(self) -> None:
+        """The list of Zilliz Cloud has no progress, and none has rows."""
+        driven = Driven()
+        driven.goes_on(progress=10.0)
+        assert driven.after(1790).gate.listed(job(progress=0.0)) == 30
+        assert driven.after(10).gate.listed(job(progress=0.0)) is None
+        driven.goes_on(progress=60.0)
+        assert driven.after(1790).gate.listed(job(progress=0.0)) == 30
+        assert not driven.log.at("warning")
+        assert driven.after(10).gate.listed(job(progress=0.0)) is None
+        driven.goes_on(progress=60.0)
+        assert len(driven.log.at("warning")) == 1
+        assert driven.after(9000).gate.listed(job(progress=0.0)) == 30
+        driven.gate.answered(job(ImportState.UNCOMMITTED))
+        assert driven.after(9000).gate.listed(job(ImportState.UNCOMMITTED)) == 30
 
     @pytest.mark.parametrize(("seconds", "after"), [(1790, 1800.0), (10**6, 0.0)])
     def test_not_before_its_time_and_never_where_it_is_0(self, seconds: float, after: float) -> None:

@@ -306,6 +306,28 @@ def test_gates_that_are_cancelled_do_not_disturb_the_others(cluster: Any) -> Non
     assert [gate for gate, at in here.shown if at == 12] == ["3"]  # it is the turn of "2" to check
 
 
+def test_no_list_is_asked_for_the_sake_of_gates_that_are_gone(cluster: Any) -> None:
+    here = cluster(3)
+
+    async def story() -> None:
+        here.jobs["soon"] = job("soon")
+        here.add("soon", interval=3.0)
+        await asyncio.sleep(1)
+        here.gates["soon"].cancel()
+        await asyncio.sleep(INTERVAL)
+
+    here.follow(story())
+    assert here.lists == [0, 10]
+
+
+def test_gates_do_not_wait_for_a_list_that_takes_for_ever(cluster: Any) -> None:
+    here = cluster(3)
+    here.follow(5)
+    here.latency = 1000.0
+    here.follow(40)  # it is due at 10 s
+    assert {gate for gate, at in here.asked_at if at == 40} == {"0", "1", "2"}
+
+
 def test_the_last_gate_to_leave_ends_what_is_under_way(cluster: Any) -> None:
     here = cluster(2)
     here.latency = 100.0
