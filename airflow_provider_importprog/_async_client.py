@@ -145,7 +145,7 @@ class AsyncClient:
         :raises Unreachable: none came.
         :raises RateLimited: nothing was sent, because the server has asked for a long pause.
         """
-        # aiohttp takes 90 ms to import, which no DAG file should pay.
+        # aiohttp takes 90 ms to import, which would slow each DAG file.
         import aiohttp
 
         try:

@@ -89,7 +89,7 @@ class GateStore:
     def _give_up(self, error: Exception) -> None:
         self._store = None
         self._log.warning(
-            "Airflow's task state store is out of order (%s): this process of the gate remembers nothing of the "
+            "Airflow's task state store cannot be used (%s): this process of the gate remembers nothing of the "
             "earlier ones, and the next ones nothing of this.",
             type(error).__name__,
         )

@@ -34,7 +34,7 @@ def common_headers(settings: ImportConnection) -> dict[str, str]:
     return {
         "Accept": "application/json",
         "Accept-Encoding": "gzip, deflate",
-        # The seed's call sends it with a GET too.
+        # v1's examples send it with a GET too.
         "Content-Type": "application/json",
         # Milvus goes on for 30 s unless told otherwise, and may do what nobody waits for any more.
         "Request-Timeout": str(math.ceil(settings.read_timeout)),

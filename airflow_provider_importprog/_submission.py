@@ -224,7 +224,7 @@ class Submission:
             self._log.info("The idempotency key is a new one since an earlier try: importing anew.")
             return self._submit()
         if record.server not in (None, self._blank.server):
-            self._log.info("The connection leads to another server or database since an earlier try: importing there.")
+            self._log.info("The connection names another server or database than at an earlier try: importing there.")
             return self._submit()
         if record.submitting:
             return self._resolve(record)

@@ -33,7 +33,8 @@ def event_driven() -> None:
     def ended(triggering_asset_events: Any = None) -> list[str]:
         """Return the jobs' ids. Several may have ended since the last run, and an event may come twice."""
         events = triggering_asset_events[ARTICLES]
-        return list(dict.fromkeys(event.extra["payload"]["job_id"] for event in events))
+        # What else updates the asset, a task that has it as an outlet, brings no payload.
+        return list(dict.fromkeys(event.extra["payload"]["job_id"] for event in events if "payload" in event.extra))
 
     @task
     def process(files: list[dict[str, Any]]) -> int:

@@ -47,7 +47,7 @@ def import_and_gate() -> None:
 
     @task(trigger_rule=TriggerRule.ONE_FAILED)
     def quarantine(ti: Any) -> list[dict[str, Any]]:
-        """Take the failed files aside. The gate leaves their details in XCom also when it fails."""
+        """Set the failed files apart. The gate leaves their details in XCom also when it fails."""
         files = ti.xcom_pull(task_ids="gate", key="return_value") or []
         failed = [file for file in files if file["error_message"]]
         for file in failed:
@@ -58,7 +58,7 @@ def import_and_gate() -> None:
         task_id="gate",
         job_id=submit(),
         deferrable=True,
-        poke_interval=2,
+        poke_interval=5,
         retries=2,
         retry_delay=timedelta(seconds=10),
     )

@@ -1,4 +1,4 @@
-"""Take the failed files of an import aside, repair them, and import those alone once more.
+"""Set the failed files of an import apart, repair them, and import those alone once more.
 
     incoming → load → quarantine → again → done
                         (no file failed: quarantine and again are skipped)

@@ -2,11 +2,11 @@
 
     load → swing
 
-Readers search the alias. `load` fills a collection that nobody reads yet, fails over missing rows, and asks the server
-to refresh it; `swing` then sets the alias with one call of Milvus's REST API, which is no part of this package. Needs a
-connection ``importprog_default`` of type "Milvus / Zilliz Cloud import" to a Milvus, the new collection with the same
-schema as the old one, and the alias. (On Zilliz Cloud the alias is set at the cluster's own address, over another
-connection.)
+Readers search the alias. `load` fills a collection that nobody reads yet, fails if rows are missing, and asks the
+server to refresh it; `swing` then sets the alias with one call of Milvus's REST API, which is no part of this package.
+Needs a connection ``importprog_default`` of type "Milvus / Zilliz Cloud import" to a Milvus, the new collection with
+the same schema as the old one, and the alias. (On Zilliz Cloud the alias is set at the cluster's own address, over
+another connection.)
 """
 
 from __future__ import annotations

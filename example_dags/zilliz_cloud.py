@@ -1,6 +1,6 @@
-"""Import Parquet files from an S3 bucket into a collection of a Zilliz Cloud cluster, and check the number of rows.
+"""Import Parquet files from an S3 bucket into a collection of a Zilliz Cloud cluster, and print the rows of each file.
 
-    load → check
+    load → report
 
 Needs a connection ``importprog_default`` of type "Milvus / Zilliz Cloud import" (an API key and a cluster id), a
 connection ``articles_bucket`` of type ``aws`` (the keys of the bucket), and a collection.
@@ -27,7 +27,7 @@ from airflow_provider_importprog.operators.import_job import CreateImportJobOper
     tags=["zilliz", "example"],
 )
 def zilliz_cloud() -> None:
-    """Submit files of an object storage, wait for them in the triggerer, and check what was imported."""
+    """Submit files of an object storage, wait for them in the triggerer, and report what was imported."""
     load = CreateImportJobOperator(
         task_id="load",
         collection_name="{{ params.collection }}",
@@ -41,13 +41,13 @@ def zilliz_cloud() -> None:
     )
 
     @task
-    def check(files: list[dict[str, Any]]) -> int:
+    def report(files: list[dict[str, Any]]) -> int:
         """Print each file, and return how many rows the server has announced."""
         for file in files:
             print(f"{file['file_name']}: {file['total_rows']} rows, {file['state']}")
         return sum(file["total_rows"] or 0 for file in files)
 
-    check(load.output)  # type: ignore[arg-type]  # an XComArg, a list when the task runs
+    report(load.output)  # type: ignore[arg-type]  # an XComArg, a list when the task runs
 
 
 zilliz_cloud()

@@ -36,7 +36,7 @@ ENDS = {
     "publish": ("success", {"publish": "success", "drop": "skipped", "reject": "skipped"}),
     "drop": ("failed", {"publish": "skipped", "drop": "success", "reject": "failed"}),
     "mapped": ("success", {"gate": "success, failed", "report": "success"}),
-    "zilliz": ("success", {"load": "success", "check": "success"}),
+    "zilliz": ("success", {"load": "success", "report": "success"}),
     "repaired": ("success", {"load": "success", "quarantine": "success", "again": "success", "done": "success"}),
     "nothing to repair": ("success", {"quarantine": "skipped", "again": "skipped", "done": "success"}),
     "swing": ("success", {"load": "success", "swing": "success"}),

@@ -117,7 +117,7 @@ class Probe:
     listing: ImportApiError | None = None
 
 
-# In the order in which "auto" asks: v1 is the seed's API.
+# In the order in which "auto" asks: v1 is the older one.
 _DIALECTS: tuple[Dialect, ...] = (v1, v2)
 _PAGE_SIZE = 100
 # What no job is called: Milvus parses it, and gives its jobs large numbers.

@@ -76,7 +76,7 @@ class ServerDown(ImportApiError):
 
 
 class GaveUp(ImportApiError):
-    """The server stopped waiting for itself: HTTP 408, code 10001, 10000, 2 or 65535. It may go on all the same."""
+    """The server's own time limit was over: HTTP 408, code 10001, 10000, 2 or 65535. It may go on all the same."""
 
     in_doubt = True
 

@@ -192,7 +192,7 @@ def _error(
             return JobIdInvalid(_sentence(f"{_shorten(request.job_id)!r} is not the id of an import job", said))
     given = f"HTTP {status}" if code is None else f"code {_shorten(str(code), 20)}, HTTP {status}"
     if status in _GAVE_UP_STATUSES or code in _GAVE_UP_CODES:
-        return GaveUp(_sentence(f"The server stopped waiting for itself ({given})", said))
+        return GaveUp(_sentence(f"The server's own time limit was over ({given})", said))
     if code is not None and code in (_COLLECTION_MISSING_CODE, _DATABASE_MISSING_CODE):
         return _target_missing(request, code, said)
     of_the_api = code is not None and (status != 404 or code >= _LOWEST_CODE_OF_THE_API)

@@ -1,4 +1,4 @@
-"""The v1 dialect: the seed's ``GET /v1/vector/collections/import/get``, and its siblings.
+"""The v1 dialect: ``GET /v1/vector/collections/import/get``, and its siblings.
 
 Served by Zilliz Cloud's control plane, and announced as about to be deprecated. Reference:
 https://docs.zilliz.com/reference/restful/get-import-progress
@@ -124,7 +124,7 @@ def refresh_load_request(address: Address, collection_name: str) -> Request:
     :raises Unsupported: always.
     """
     raise Unsupported(
-        "The v1 API cannot refresh what is loaded of a collection. It takes Milvus, and api_version v2 or auto in the "
+        "The v1 API cannot refresh what is loaded of a collection. It needs Milvus, and api_version v2 or auto in the "
         "connection's extra."
     )
 

@@ -170,8 +170,9 @@ class Emulator:
     def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
         """Have an outage for so many seconds.
 
-        :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` hangs up; ``silent``
-            creates, commits and aborts, and answers only when the outage is over; other calls it answers at once.
+        :param kind: ``unavailable`` answers 503, ``html`` a proxy's page with 502, ``drop`` closes the connection;
+            ``silent`` creates, commits and aborts, and answers only when the outage is over; other calls it answers
+            at once.
         """
         self._state.faults.outage(seconds, kind)
 

@@ -63,7 +63,7 @@ class Faults:
         self._answers: dict[str, Answer] = {}
 
     def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
-        """Be out of order for so many seconds from now."""
+        """Fail every call for so many seconds from now."""
         if kind not in OUTAGE_KINDS:
             raise ValueError(f"An outage is one of {', '.join(OUTAGE_KINDS)}, not {kind!r}.")
         with self._lock:

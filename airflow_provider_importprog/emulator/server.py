@@ -226,7 +226,7 @@ class Server:
             return api.IMPORT_FAILED_ON_SERVER, f"{message} on server side"
         return api.IMPORT_FAILED, message
 
-    # v1: the seed's API, as Zilliz Cloud's control plane answers it
+    # v1, as Zilliz Cloud's control plane answers it
 
     async def _v1_get(self, request: web.Request) -> dict[str, Any]:
         job_id = text(request.query, "jobId", required=True)

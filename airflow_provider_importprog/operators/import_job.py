@@ -72,6 +72,7 @@ class CreateImportJobOperator(_SubmittingOperator):
     run, or set another `idempotency_key`, which Airflow before 3.3 may not tell from the first.
 
     :param collection_name: where the rows go. Templated, as all that follow but the storage connection and flags.
+    :param partition_name: the partition; None for the default one.
     :param files: paths in Milvus's own bucket; each entry is a path, or a list of paths that make up one set.
     :param object_urls: URLs in an object storage, in entries likewise. v1 takes exactly one.
     :param volume_name: a volume of Zilliz Cloud, with `data_paths` in it, in entries likewise.
@@ -83,7 +84,7 @@ class CreateImportJobOperator(_SubmittingOperator):
         the same at every try. 1 to 256 printable ASCII characters.
     :param wait: False to return the job's id at once.
     :param abort_on_kill: abort the job where a person ends the task while it waits, or its ``execution_timeout`` does.
-        In the triggerer that takes Airflow 3.3 or later. Without it, the import goes on. It takes
+        In the triggerer that needs Airflow 3.3 or later. Without it, the import goes on. It needs
         ``auto_commit=False``: Milvus refuses to abort any other import.
     :param outage_tolerance: seconds also for which a request is sent again that the server had no room for.
 
@@ -167,7 +168,7 @@ class CreateImportJobOperator(_SubmittingOperator):
         return tuple(url for entry in entries for url in entry)
 
     def _job_id_of_this_task(self) -> str | None:
-        # Airflow 2.11 loads psutil and more with it, which no DAG file should pay for.
+        # Airflow 2.11 loads psutil and more with it, which would slow each DAG file.
         from airflow.providers.common.compat.sdk import get_current_context
 
         # Airflow 2.11 calls ``on_kill`` of a new object where a deferred task resumes after its execution_timeout.
@@ -219,7 +220,7 @@ class CreateImportJobOperator(_SubmittingOperator):
     def _check_abort_on_kill(self, options: Mapping[str, str] | None) -> None:
         if self.abort_on_kill and (options or {}).get("auto_commit") != "false":
             raise ImportSettingInvalid(
-                "abort_on_kill=True takes auto_commit=False: Milvus refuses to abort an import that commits by itself "
+                "abort_on_kill=True needs auto_commit=False: Milvus refuses to abort an import that commits by itself "
                 "(https://github.com/milvus-io/milvus/issues/53159)."
             )
 

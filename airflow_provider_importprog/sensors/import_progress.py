@@ -17,7 +17,7 @@ class ImportProgressSensor(ImportGateOperator):
     """Waits for an import job of Milvus or Zilliz Cloud, and hands the details of its files on.
 
     It returns the list of file dicts, so ``process.expand(file=gate.output)`` maps over the files; the job's
-    own dict is the XCom ``import_job``. Both are also pushed before it fails over a job.
+    own dict is the XCom ``import_job``. Both are also pushed before it fails because of a job.
 
     :param job_id: the import job's id. Templated.
     :param cluster_id: asked instead of the connection's cluster. Templated.

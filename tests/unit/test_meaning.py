@@ -166,7 +166,7 @@ LONG = "w" * 100_000
         (V1, said(2100, f"import job {JOB} does not exist"), f"no record of import job {JOB}: import job {JOB}"),
         (V1, said(9, "x"), "quota is used up: x"),
         (V1, said(2100, "reached the limit"), "as many import jobs as it takes"),
-        (V1, said(10001, "x", 408), r"stopped waiting for itself \(code 10001, HTTP 408\): x"),
+        (V1, said(10001, "x", 408), r"own time limit was over \(code 10001, HTTP 408\): x"),
         (V2, said(1100, f"invalid value [actual={JOB}]"), f"'{JOB}' is not the id of an import job"),
         (V1, raw(HTML), "it begins with «<html>Bad Gateway</html>»"),
         (V1, raw(b" \n"), r"its body is empty\.$"),
