@@ -299,10 +299,13 @@ class Gate:
             return self._wait_silently(message)
         return Decision(verdict, message, job)
 
-    def failed(self, error: ImportProgressException) -> Decision:
-        """Take the error that came instead of a good answer."""
+    def failed(self, error: ImportProgressException, *, passes: bool = False) -> Decision:
+        """Take the error that came instead of a good answer.
+
+        :param passes: it may be over at the next poll, although its class says that a setting is wrong.
+        """
         self.state.asked_at = self._clock()
-        if isinstance(error, ImportSettingInvalid):
+        if isinstance(error, ImportSettingInvalid) and not passes:
             decision = Decision(Verdict.SETTING_INVALID, str(error), self.job, error=error)
         elif isinstance(error, ImportApiUnauthorized):
             decision = Decision(
@@ -315,13 +318,7 @@ class Gate:
         elif isinstance(error, ImportJobUnknown):
             return self._unknown(error)
         else:
-            return self.no_answer(error)
-        return self._wait_silently(decision.message) if self.policy.silent_fail else decision
-
-    def no_answer(self, error: ImportProgressException) -> Decision:
-        """Take an error that says nothing of the job, and that may be over at the next poll."""
-        self.state.asked_at = self._clock()
-        decision = self._outage(error)
+            decision = self._outage(error)
         if self.policy.silent_fail and decision.verdict is not Verdict.WAIT:
             return self._wait_silently(decision.message)
         return decision

@@ -277,13 +277,16 @@ class ImportGateOperator(BaseSensorOperator):
         :param told: what the trigger decided before this task resumed, if it did.
         """
         try:
-            job = self._hook.get_import_progress(gate.job_id, self.cluster_id, two_phase=gate.policy.two_phase)
+            job = self._progress(gate)
         except ImportProgressException as error:
             if told is not None and _still_holds(told, error):
                 return told
             return gate.failed(error)
         self._show_link(context, job.collection_name)
         return gate.answered(job)
+
+    def _progress(self, gate: Gate) -> ImportJob:
+        return self._hook.get_import_progress(gate.job_id, self.cluster_id, two_phase=gate.policy.two_phase)
 
     def _show_link(self, context: Context, collection_name: str | None = None) -> None:
         if not self.job_page:
@@ -372,7 +375,7 @@ class ImportGateOperator(BaseSensorOperator):
         error = self._first_deadline(state.started_at, try_started_at)[1]
         try:
             gate = self._new_gate(state)
-            job = self._hook.get_import_progress(gate.job_id, self.cluster_id, two_phase=gate.policy.two_phase)
+            job = self._progress(gate)
         except ImportProgressException:
             raise error from None
         decision = gate.answered(job)

@@ -63,7 +63,7 @@ class Faults:
         self._answers: dict[str, Answer] = {}
 
     def outage(self, seconds: float, kind: OutageKind = "unavailable") -> None:
-        """Fail every call for so many seconds from now."""
+        """Have an outage for so many seconds from now. Of which kinds: see ``Emulator.outage``."""
         if kind not in OUTAGE_KINDS:
             raise ValueError(f"An outage is one of {', '.join(OUTAGE_KINDS)}, not {kind!r}.")
         with self._lock:

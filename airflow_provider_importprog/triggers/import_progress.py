@@ -254,10 +254,10 @@ class ImportProgressTrigger(BaseTrigger):
                 two_phase=policy.two_phase,
             )
             try:
-                async with poller as polls:
+                async with poller:
                     while True:
                         try:
-                            decision = gate.answered(await polls.poll())
+                            decision = gate.answered(await poller.poll())
                         except ImportProgressException as error:
                             # Somebody may mend the connection while a gate waits on in spite of it: it is read anew.
                             if policy.silent_fail or isinstance(error, ImportSettingInvalid):
@@ -265,13 +265,11 @@ class ImportProgressTrigger(BaseTrigger):
                             decision = gate.failed(error)
                         if decision.verdict is not Verdict.WAIT:
                             return decision
-                        await polls.pause(decision.delay)
-            except ImportConnectionNotFound as error:
-                # The worker has read it. Airflow says the same where it cannot read connections for a moment (3.3.2,
-                # aget_connection in its sdk/execution_time/secrets/execution_api.py).
-                decision = gate.no_answer(error)
+                        await poller.pause(decision.delay)
             except ImportProgressException as error:
-                decision = gate.failed(error)
+                # The worker has read the connection. Airflow says that there is none, too, where it cannot read any for
+                # a moment (3.3.2, aget_connection in its sdk/execution_time/secrets/execution_api.py).
+                decision = gate.failed(error, passes=isinstance(error, ImportConnectionNotFound))
             if decision.verdict is not Verdict.WAIT:
                 return decision
             await asyncio.sleep(decision.delay)

@@ -455,9 +455,7 @@ class TestRotation:
 
         asyncio.run(story())
 
-    def test_a_gate_that_waits_with_a_new_token_bears_the_next_one_too(
-        self, server: Server, connect: Connect, rotate: Callable[[], None]
-    ) -> None:
+    def test_a_gate_that_waits_with_a_new_token_bears_the_next_one_too(self, server: Server, connect: Connect) -> None:
         """It may wait for very long within one poll, because a list goes on telling it to."""
         tokens = ["token-1"]
 

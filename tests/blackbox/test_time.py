@@ -448,24 +448,15 @@ class TestRows:
 class TestTheConnectionOfATrigger:
     """A worker has read it, before the gate deferred."""
 
-    @pytest.fixture
-    def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-        """Take the connection away, and bring it back after a while."""
-        name = "AIRFLOW_CONN_IMPORTPROG_DEFAULT"
-
-        def away_for_a_while() -> None:
-            connection = os.environ[name]
-            monkeypatch.delenv(name)
-            Timer(0.4, monkeypatch.setenv, (name, connection)).start()
-
-        return away_for_a_while
+    NAME = "AIRFLOW_CONN_IMPORTPROG_DEFAULT"
 
     def test_it_may_not_be_readable_for_a_moment(
-        self, server: ScriptedServer, connect: Connect, away: Callable[[], None]
+        self, server: ScriptedServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Airflow says of a database that does not answer that there is no such connection."""
         server.v2(DONE)
-        away()
+        Timer(0.4, monkeypatch.setenv, (self.NAME, os.environ[self.NAME])).start()
+        monkeypatch.delenv(self.NAME)
         trigger = ImportProgressTrigger(JOB, poke_interval=0.05, outage_tolerance=60)
         assert fire(trigger)["verdict"] == "open"
 
@@ -474,7 +465,7 @@ class TestTheConnectionOfATrigger:
     ) -> None:
         server.v2(GOING)
         deferral = deferred.defer(outage_tolerance=0.3)
-        monkeypatch.delenv("AIRFLOW_CONN_IMPORTPROG_DEFAULT")
+        monkeypatch.delenv(self.NAME)
         event = fire(deferral.trigger)
         assert event["verdict"] == "unreachable"
         with pytest.raises(ImportConnectionNotFound, match="'importprog_default' is not defined"):

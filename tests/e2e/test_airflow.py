@@ -269,10 +269,8 @@ def a_task_that_is_marked_failed_aborts_its_job_only_where_told_to(rig: Rig) -> 
         airflow.mark_failed(*gates, mode)
 
     for name, (_, aborts) in KILLED.items():
-        job_id = jobs[name]
-        airflow.wait_for_log(
-            f"import job {job_id} is aborted" if aborts else f"Import job {job_id} goes on", *run, name
-        )
+        said = f"import job {jobs[name]} is aborted" if aborts else f"Import job {jobs[name]} goes on"
+        airflow.wait_for_log(said, *run, name)
         assert rig.state_of(jobs[name]) == ("Failed" if aborts else "Uncommitted")
         assert airflow.ended(*run, name) == ("failed", 1)
     for mode in MODES:
